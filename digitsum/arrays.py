@@ -1,0 +1,216 @@
+"""Shards on disk (`data0.npy`, `lab0.npy`, ...) as one checked, memory-mapped view of images and sums."""
+
+import re
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from digitsum.errors import InputError
+from digitsum.files import read_npy
+from digitsum.glyphs import SPLITS
+
+_NAME = re.compile(r"(data|lab|label)(\d+)\.npy")
+_SCAN = 1_000  # images checked at once: bounds the memory that a check takes
+
+
+class ImageArrays:
+    """Images in one or more memory-mapped arrays, gathered by their numbers.
+
+    Args:
+        arrays: each `(n, H, W)`, all uint8 or all float, with the same `H` and `W`.
+
+    Attributes:
+        image_size: `(H, W)`.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+        assert arrays
+        with warnings.catch_warnings():
+            # the arrays are mapped read-only and nothing writes to the tensors that share their memory
+            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+            self._parts = [torch.from_numpy(array) for array in arrays]
+        self._starts = torch.tensor([0, *np.cumsum([len(array) for array in arrays])])
+        self.image_size: tuple[int, int] = (arrays[0].shape[1], arrays[0].shape[2])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def gather(self, index: torch.Tensor) -> torch.Tensor:
+        """Read the images at `index` `(B,)` int64: `(B, H, W)` uint8 in 0..255, or float32 in [0, 1]."""
+        if len(self._parts) == 1:
+            images = self._parts[0].index_select(0, index)
+        else:
+            images = torch.empty((len(index), *self.image_size), dtype=self._parts[0].dtype)
+            shard = torch.searchsorted(self._starts, index, right=True) - 1
+            for number in shard.unique().tolist():
+                rows = (shard == number).nonzero().squeeze(1)
+                images[rows] = self._parts[number].index_select(0, index[rows] - self._starts[number])
+        return images if images.dtype == torch.uint8 else images.float()
+
+
+@dataclass(frozen=True)
+class SumArrays:
+    """A split: which images of a folder belong to it, and their sums.
+
+    Attributes:
+        images: the folder's images.
+        sums: `(M,)` int64 for every image of the folder, or None where the sums are unknown.
+        index: `(N,)` int64, the numbers of the split's images in the folder.
+    """
+
+    images: ImageArrays
+    sums: torch.Tensor | None
+    index: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+
+def open_splits(root: Path, split_seed: int) -> dict[str, SumArrays]:
+    """Open the user's folder of shards as `train`, `val` and `test`.
+
+    Either the folder has sub-folders of those three names, each with shards, or it has shards itself, which are split
+    80/10/10 at random by `split_seed`.
+
+    Raises:
+        InputError: see `open_shards`; or fewer than 10 images to split; or sub-folders whose image sizes differ.
+    """
+    if not root.is_dir():
+        raise InputError(f"{root}: expected a folder of shards, found {'a file' if root.exists() else 'nothing'}")
+    present = [split for split in SPLITS if (root / split).is_dir()]
+    if present:
+        missing = [split for split in SPLITS if split not in present]
+        if missing:
+            raise InputError(f"{root}: expected sub-folders train, val and test, found no {' and no '.join(missing)}")
+        splits = {split: open_shards(root / split) for split in SPLITS}
+        for split, arrays in splits.items():
+            if arrays.images.image_size != splits["train"].images.image_size:
+                raise InputError(
+                    f"{root / split}: expected images of {_size(splits['train'])} as in train, found {_size(arrays)}"
+                )
+        return splits
+    everything = open_shards(root)
+    tenth = len(everything) // 10
+    if tenth == 0:
+        raise InputError(f"{root}: expected at least 10 images to split 80/10/10, found {len(everything)}")
+    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(split_seed))
+    parts = {"train": order[2 * tenth :], "val": order[:tenth], "test": order[tenth : 2 * tenth]}
+    return {
+        split: SumArrays(everything.images, everything.sums, part.sort().values) for split, part in parts.items()
+    }
+
+
+def open_shards(folder: Path, *, need_sums: bool = True) -> SumArrays:
+    """Open and check every shard of a folder: `data*.npy` with `lab*.npy` or `label*.npy`, in natural order.
+
+    Images are `(n, H, W)`, `(n, 1, H, W)` or `(n, H, W, 1)`, uint8, or float in [0, 1]; sums are `(n,)` or `(n, 1)`, of
+    any integer or integral float type. Only the sums, and float images, are read to be checked.
+
+    Args:
+        folder: the folder.
+        need_sums: whether a folder without a single label file is a mistake.
+
+    Raises:
+        InputError: the folder has no shards, a shard has no partner, or one of its arrays is not as above.
+    """
+    found: dict[str, dict[int, Path]] = {"data": {}, "lab": {}}
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror or error}") from error
+    for path in paths:
+        match = _NAME.fullmatch(path.name)
+        if match:
+            kind, number = match[1][:4].replace("labe", "lab"), int(match[2])
+            if number in found[kind]:
+                raise InputError(f"{folder}: expected one file, found both {found[kind][number].name} and {path.name}")
+            found[kind][number] = path
+    data, labels = found["data"], found["lab"]
+    if not data:
+        raise InputError(f"{folder}: expected shards data0.npy and lab0.npy, data1.npy ..., found none")
+    if not labels and not need_sums:
+        return _joined({path: read_images(path) for _, path in sorted(data.items())}, None)
+    for number in sorted(data.keys() ^ labels.keys()):
+        if number in data:
+            raise InputError(f"{data[number]}: expected its sums in lab{number}.npy or label{number}.npy, found neither")
+        raise InputError(f"{labels[number]}: expected its images in data{number}.npy, found none")
+    images = {data[number]: read_images(data[number]) for number in sorted(data)}
+    sums = []
+    for number, (path, array) in zip(sorted(data), images.items(), strict=True):
+        sums.append(read_sums(labels[number]))
+        if len(sums[-1]) != len(array):
+            raise InputError(
+                f"{labels[number]}: expected one sum for each of the {len(array)} images in {path.name}, "
+                f"found {len(sums[-1])}"
+            )
+    return _joined(images, np.concatenate(sums))
+
+
+def _joined(arrays: dict[Path, np.ndarray], sums: np.ndarray | None) -> SumArrays:
+    (first_path, first), *rest = arrays.items()
+    for path, array in rest:
+        if array.shape[1:] != first.shape[1:]:
+            raise InputError(
+                f"{path}: expected images of {first.shape[1]}x{first.shape[2]} as in {first_path.name}, "
+                f"found {array.shape[1]}x{array.shape[2]}"
+            )
+        if (array.dtype == np.uint8) != (first.dtype == np.uint8):
+            raise InputError(f"{path}: expected pixels of {first.dtype} as in {first_path.name}, found {array.dtype}")
+    images = ImageArrays(list(arrays.values()))
+    return SumArrays(images, None if sums is None else torch.from_numpy(sums), torch.arange(len(images)))
+
+
+def read_images(path: Path) -> np.ndarray:
+    """Map the images of one `.npy` file: `(n, H, W)`, uint8, or float in [0, 1].
+
+    Raises:
+        InputError: no such file, or its shape, dtype or values are not those of images.
+    """
+    array = read_npy(path)
+    if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
+        array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
+    if array.ndim != 3:
+        raise InputError(f"{path}: expected images (n, H, W), (n, 1, H, W) or (n, H, W, 1), found shape {array.shape}")
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind != "f":
+        raise InputError(f"{path}: expected pixels of dtype uint8, or float in [0, 1], found {array.dtype}")
+    for start in range(0, len(array), _SCAN):
+        part = array[start : start + _SCAN]
+        if not (part.min() >= 0 and part.max() <= 1):  # false for NaN as well
+            bad = start + int(np.flatnonzero(~((part >= 0) & (part <= 1)).all((1, 2)))[0])
+            raise InputError(
+                f"{path}: expected float pixels in [0, 1], found others in image {bad}; "
+                "store 0..255 as uint8, or divide by 255"
+            )
+    return array
+
+
+def read_sums(path: Path) -> np.ndarray:
+    """Read the sums of one `.npy` file as `(n,)` int64.
+
+    Raises:
+        InputError: no such file, or it does not hold whole numbers of 0 or more.
+    """
+    array = np.asarray(read_npy(path))
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise InputError(f"{path}: expected sums (n,) or (n, 1), found shape {array.shape}")
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{path}: expected whole numbers, found dtype {array.dtype}")
+    with np.errstate(invalid="ignore"):
+        # 2**53 is the last whole number up to which a float holds every one
+        good = (array >= 0) & (array <= 2**53) & (array == np.floor(array))
+    if not good.all():
+        bad = int(np.flatnonzero(~good)[0])
+        raise InputError(f"{path}: expected whole sums of 0 or more, found {array[bad]} at row {bad}")
+    return array.astype(np.int64)
+
+
+def _size(arrays: SumArrays) -> str:
+    return "{}x{}".format(*arrays.images.image_size)

@@ -1,0 +1,111 @@
+"""Files: written whole or not at all, and read without trusting them."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from digitsum.errors import InputError
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that appears at `path` only once it is complete.
+
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and the file is renamed. A reader
+    therefore sees the old file or the new one, never a half; an exception inside the block leaves the old one.
+
+    Raises:
+        InputError: the folder cannot be written (read-only, full, or not a folder).
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes the file private to its owner; results are as readable as any other file of the user's
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8 to `path`, whole or not at all."""
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as indented JSON to `path`, whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: the file is missing, unreadable or no JSON.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path}: expected a JSON file, but it does not parse ({error})") from error
+
+
+def read_npy(path: Path) -> np.memmap:
+    """Map a `.npy` file into memory, read-only; nothing is read but its header.
+
+    Raises:
+        InputError: the file is missing, unreadable, no `.npy`, empty, cut short, or holds pickled objects (which
+            are never loaded, because unpickling runs whatever code a stranger put there).
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(6)
+        if not magic:
+            raise InputError(f"{path}: expected a .npy file, found an empty file; write it again")
+        if magic != b"\x93NUMPY":
+            raise InputError(f"{path}: expected a .npy file, found another format; save it with numpy.save")
+        array = np.lib.format.open_memmap(path, mode="r")
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, TypeError, OverflowError, SyntaxError, MemoryError) as error:
+        reason = str(error)
+        if "object" in reason.lower():
+            raise InputError(
+                f"{path}: expected numbers, found pickled Python objects, which are never loaded; "
+                "save it as a numeric array"
+            ) from error
+        if "empty" in reason:
+            raise InputError(f"{path}: expected at least one entry, found an array without any") from error
+        raise InputError(
+            f"{path}: expected a complete .npy file, found one that is cut short or damaged; write it again"
+        ) from error
+    if array.size == 0:
+        raise InputError(f"{path}: expected at least one entry, found shape {array.shape}")
+    return array
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

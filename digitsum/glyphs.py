@@ -1,0 +1,185 @@
+"""Handwritten digits, 28x28: bundled, MNIST or the user's own, split into pools that share nothing."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch reader expects
+
+from digitsum.files import read_npy
+from digitsum.errors import InputError
+
+GLYPH_SIZE = 28
+"""Height and width of a glyph in pixels, as in MNIST."""
+
+SPLITS = ("train", "val", "test")
+
+# Which glyphs are held out never depends on a user's seed: two composed sets of one source can then be told apart
+# by their canvases alone, and a model trained on one is strictly tested on another.
+_POOL_SEED = 20260101
+_NUM_MNIST_VAL = 5_000
+
+# The published digests of the unpacked files (yann.lecun.com/exdb/mnist, mirrored by torchvision).
+_MNIST_MD5 = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+@dataclass(frozen=True)
+class GlyphPool:
+    """Glyphs that canvases of one split are drawn from.
+
+    Attributes:
+        images: `(G, 28, 28)` uint8, white strokes on a background of exactly 0.
+        labels: `(G,)` int64, the digits 0..9.
+        index: `(G,)` int64, each glyph's number in its source, the same in every pool. MNIST counts its training
+            digits 0..59,999 and its test digits 60,000..69,999.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    index: np.ndarray
+
+    def __post_init__(self) -> None:
+        assert self.images.shape == (len(self.labels), GLYPH_SIZE, GLYPH_SIZE)
+        assert len(self.index) == len(self.labels) > 0
+
+    def take(self, positions: np.ndarray) -> "GlyphPool":
+        """The glyphs at `positions` `(K,)`, as a pool of their own."""
+        return GlyphPool(self.images[positions], self.labels[positions], self.index[positions])
+
+
+def load_glyph_pools(
+    source: str,
+    *,
+    mnist_root: str | None = None,
+    download: bool = False,
+    glyph_images: str | None = None,
+    glyph_labels: str | None = None,
+    shared: bool = False,
+) -> dict[str, GlyphPool]:
+    """Load a source of glyphs and split it into the pools `train`, `val` and `test`.
+
+    Args:
+        source: `bundled` (the 1,797 digits that scikit-learn ships), `mnist`, or `arrays` (the user's own).
+        mnist_root: the folder that torchvision's MNIST reads and downloads to; only for `mnist`.
+        download: whether MNIST may be downloaded to `mnist_root`.
+        glyph_images: path of a `.npy` file, `(G, 28, 28)` uint8; only for `arrays`.
+        glyph_labels: path of a `.npy` file, `(G,)` whole numbers 0..9; only for `arrays`.
+        shared: give all three splits the same pool, as the public data set has it. A figure on such a test set is
+            optimistic, since the model has seen the test glyphs. MNIST's test digits then stay unused.
+
+    Returns:
+        Pools by split name. Unless `shared`, no glyph is in two of them.
+
+    Raises:
+        InputError: an unknown source, a missing or damaged file, or too few glyphs to split.
+    """
+    if source == "bundled":
+        everything = _bundled()
+    elif source == "mnist":
+        everything = _mnist(mnist_root, download)
+    elif source == "arrays":
+        everything = _own(glyph_images, glyph_labels)
+    else:
+        raise InputError(f"data.glyphs: expected bundled, mnist or arrays, got {source!r}")
+
+    order = np.random.default_rng(_POOL_SEED).permutation
+    if source == "mnist":
+        training, test = np.arange(60_000), np.arange(60_000, 70_000)
+        if shared:
+            return dict.fromkeys(SPLITS, everything.take(training))
+        shuffled = order(training)
+        held_out = {"train": shuffled[_NUM_MNIST_VAL:], "val": shuffled[:_NUM_MNIST_VAL], "test": test}
+    else:
+        if shared:
+            return dict.fromkeys(SPLITS, everything)
+        shuffled = order(len(everything.labels))
+        tenth = len(shuffled) // 10
+        if tenth == 0:
+            raise InputError(
+                f"{glyph_images}: expected at least 10 glyphs to split 80/10/10, found {len(shuffled)}; "
+                "add glyphs or set data.glyphs_shared=true"
+            )
+        held_out = {"train": shuffled[2 * tenth :], "val": shuffled[:tenth], "test": shuffled[tenth : 2 * tenth]}
+    return {split: everything.take(np.sort(positions)) for split, positions in held_out.items()}
+
+
+def _bundled() -> GlyphPool:
+    from sklearn.datasets import load_digits  # a second to import, needed only to compose
+
+    digits = load_digits()
+    images = _as_pen_strokes(torch.tensor(digits.images, dtype=torch.float32) / 16)
+    return GlyphPool(images, digits.target.astype(np.int64), np.arange(len(images)))
+
+
+def _as_pen_strokes(coarse: torch.Tensor) -> np.ndarray:
+    """Bring `(G, 8, 8)` ink densities in [0, 1] to `(G, 28, 28)` uint8 strokes with MNIST's size and place.
+
+    An 8x8 digit is a blurred, sampled pen stroke. Enlarged smoothly and put through a steep contrast curve it is a
+    stroke again. As in MNIST the ink's bounding box is then scaled to fit 20x20 pixels and its centre of mass is put
+    at the centre of the tile.
+    """
+    size = 60  # the 8 pixels, 2 of margin on each side, each enlarged five times
+    large = F.interpolate(F.pad(coarse[:, None], (2, 2, 2, 2)), size=(size, size), mode="bicubic")
+    steep = ((large - 0.35) / 0.45).clamp(0, 1)
+    ink = steep * steep * (3 - 2 * steep)
+
+    rows, columns = (ink[:, 0] > 0.3).any(2).float(), (ink[:, 0] > 0.3).any(1).float()
+    height = size - rows.argmax(1) - rows.flip(1).argmax(1)
+    width = size - columns.argmax(1) - columns.flip(1).argmax(1)
+    scale = torch.maximum(height, width) / 20
+
+    places = torch.arange(size) + 0.5
+    mass = ink.sum((1, 2, 3))
+    centre_y = (ink.sum((1, 3)) * places).sum(1) / mass
+    centre_x = (ink.sum((1, 2)) * places).sum(1) / mass
+    offsets = torch.arange(GLYPH_SIZE) + 0.5 - GLYPH_SIZE / 2
+    ys = (centre_y[:, None] + offsets * scale[:, None]) / size * 2 - 1
+    xs = (centre_x[:, None] + offsets * scale[:, None]) / size * 2 - 1
+    grid = torch.stack(
+        [xs[:, None, :].expand(-1, GLYPH_SIZE, -1), ys[:, :, None].expand(-1, -1, GLYPH_SIZE)], dim=-1
+    )
+    strokes = F.grid_sample(ink, grid, mode="bilinear", align_corners=False)[:, 0]
+    return (strokes * 255).round().to(torch.uint8).numpy()
+
+
+def _mnist(root: str | None, download: bool) -> GlyphPool:
+    from torchvision.datasets import MNIST  # two seconds to import, needed only to compose
+
+    assert root is not None
+    how = "set data.mnist_root (or DIGITSUM_MNIST) to the folder that holds MNIST/raw, or pass data.download=true"
+    try:
+        parts = [MNIST(root, train=train, download=download) for train in (True, False)]
+    except RuntimeError as error:
+        raise InputError(f"MNIST not found in {root}: {how}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"MNIST in {root} cannot be read ({error}): delete it there, then {how}") from error
+    for name, digest in _MNIST_MD5.items():
+        file = Path(root, "MNIST", "raw", name)
+        if hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() != digest:
+            raise InputError(f"{file} is not the published MNIST file (MD5 differs): delete it, then {how}")
+    images = np.concatenate([part.data.numpy() for part in parts])
+    labels = np.concatenate([part.targets.numpy() for part in parts]).astype(np.int64)
+    return GlyphPool(images, labels, np.arange(len(labels)))
+
+
+def _own(images_path: str | None, labels_path: str | None) -> GlyphPool:
+    if images_path is None or labels_path is None:
+        raise InputError("data.glyphs=arrays needs data.glyph_images=FILE.npy and data.glyph_labels=FILE.npy")
+    images, labels = read_npy(Path(images_path)), read_npy(Path(labels_path))
+    if images.shape[1:] != (GLYPH_SIZE, GLYPH_SIZE) or images.dtype != np.uint8:
+        raise InputError(
+            f"{images_path}: expected glyphs of shape (G, 28, 28) and dtype uint8, "
+            f"found {images.shape} and {images.dtype}"
+        )
+    if labels.shape != (len(images),):
+        raise InputError(f"{labels_path}: expected one label for each of {len(images)} glyphs, found {labels.shape}")
+    if labels.dtype.kind not in "iuf" or not np.isin(labels, np.arange(10)).all():
+        raise InputError(f"{labels_path}: expected whole numbers from 0 to 9, found {labels.dtype} with other values")
+    return GlyphPool(np.asarray(images), labels.astype(np.int64), np.arange(len(images)))

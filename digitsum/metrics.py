@@ -1,0 +1,141 @@
+"""Metrics of predicted against true sums, and the answer that any model must beat: a constant."""
+
+from typing import Any
+
+import torch
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, MetricCollection
+
+
+def within_accuracy(preds: torch.Tensor, target: torch.Tensor, tolerance: float = 5.0) -> torch.Tensor:
+    """The share of predictions that are off by at most `tolerance`, boundary included.
+
+    Args:
+        preds: `(N,)` predicted sums, any real dtype.
+        target: `(N,)` true sums.
+        tolerance: 0 or more, in units of the sum.
+
+    Returns:
+        A float scalar in [0, 1]; NaN for `N = 0`. A prediction that is NaN is never within.
+
+    Example:
+        >>> within_accuracy(torch.tensor([10.0, 15.0, 15.1]), torch.tensor([10, 10, 10]), tolerance=5)
+        tensor(0.6667)
+    """
+    return _within(preds, target, tolerance) / target.numel()
+
+
+def exact_accuracy(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The share of predictions that `round_sums` to the true sum.
+
+    Args:
+        preds: `(N,)` predicted sums, any real dtype.
+        target: `(N,)` true, whole sums.
+
+    Returns:
+        A float scalar in [0, 1]; NaN for `N = 0`.
+
+    Example:
+        >>> exact_accuracy(torch.tensor([9.6, 10.5, 10.4]), torch.tensor([10, 10, 10]))
+        tensor(0.6667)
+    """
+    return _exact(preds, target) / target.numel()
+
+
+def round_sums(preds: torch.Tensor) -> torch.Tensor:
+    """Round predictions `(N,)` to the nearest whole sum; halves go up. Float in, float out.
+
+    Example:
+        >>> round_sums(torch.tensor([1.4, 1.5, 2.5]))
+        tensor([1., 2., 3.])
+    """
+    return torch.floor(preds + 0.5)
+
+
+def _within(preds: torch.Tensor, target: torch.Tensor, tolerance: float) -> torch.Tensor:
+    _check(preds, target)
+    return ((preds - target).abs() <= tolerance).sum()
+
+
+def _exact(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    _check(preds, target)
+    return (round_sums(preds.float()) == target).sum()
+
+
+def _check(preds: torch.Tensor, target: torch.Tensor) -> None:
+    if preds.shape != target.shape:  # a column against a row would broadcast to a wrong figure without a word
+        raise ValueError(f"expected preds and target of one shape, got {tuple(preds.shape)} and {tuple(target.shape)}")
+
+
+class WithinAccuracy(Metric):
+    """`within_accuracy` over all batches since the last reset.
+
+    Args:
+        tolerance: 0 or more, in units of the sum.
+
+    Raises:
+        ValueError: a negative tolerance.
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    hits: torch.Tensor
+    count: torch.Tensor
+
+    def __init__(self, tolerance: float = 5.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if tolerance < 0:
+            raise ValueError(f"tolerance: expected 0 or more, got {tolerance}")
+        self.tolerance = tolerance
+        self.add_state("hits", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        """Add a batch of predictions and true sums, both `(N,)`."""
+        self.hits += _within(preds, target, self.tolerance)
+        self.count += target.numel()
+
+    def compute(self) -> torch.Tensor:
+        """The share so far, a float scalar."""
+        return self.hits / self.count
+
+
+class ExactAccuracy(Metric):
+    """`exact_accuracy` over all batches since the last reset."""
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    hits: torch.Tensor
+    count: torch.Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("hits", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        """Add a batch of predictions and true sums, both `(N,)`."""
+        self.hits += _exact(preds, target)
+        self.count += target.numel()
+
+    def compute(self) -> torch.Tensor:
+        """The share so far, a float scalar."""
+        return self.hits / self.count
+
+
+def sum_metrics(prefix: str = "") -> MetricCollection:
+    """The metrics of every stage: `mse`, `rmse`, `mae`, `within_5`, `within_1`, `exact`, each after `prefix`."""
+    return MetricCollection(
+        {
+            "mse": MeanSquaredError(),
+            "rmse": MeanSquaredError(squared=False),
+            "mae": MeanAbsoluteError(),
+            "within_5": WithinAccuracy(5),
+            "within_1": WithinAccuracy(1),
+            "exact": ExactAccuracy(),
+        },
+        prefix=prefix,
+        # merged groups are found by equal states after one batch: within 1 and within 5 can agree there by chance
+        compute_groups=False,
+    )

@@ -1,0 +1,167 @@
+"""The LightningModule: stages, logging and optimiser, written once for every network."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightning as L  # noqa: N812 - Lightning's own convention
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+from digitsum.batches import Batch
+from digitsum.errors import InputError
+from digitsum.metrics import sum_metrics
+from digitsum.networks import build_network
+
+SCHEDULES = ("constant", "one_cycle", "cosine")
+
+
+@dataclass
+class OptimizerSettings:
+    """Adam and its schedule; the defaults are Keras's, which the reference leaves untouched.
+
+    Attributes:
+        lr: learning rate; the highest one where a schedule changes it.
+        beta1: decay of the running mean of the gradient.
+        beta2: decay of the running mean of its square.
+        epsilon: added to the root of that square.
+        weight_decay: decoupled, as in AdamW; 0 is Adam.
+        schedule: of the learning rate over the whole run: `constant`, `one_cycle` (up over the first 30 %, then down
+            to nothing) or `cosine` (down to nothing).
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-7
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"model.lr: expected a positive number, got {self.lr}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"model.{name}: expected a number in [0, 1), got {getattr(self, name)}")
+        for name in ("epsilon", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"model.{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"model.schedule: expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+
+
+class SumModule(L.LightningModule):
+    """Trains and applies a network that reads sums off images.
+
+    Logs `train/loss`, `train/mae`, ... and the same for `val` and `test` once an epoch, and `lr` by the step.
+
+    Args:
+        network: short name of the network, a key of `digitsum.networks.NETWORKS`.
+        image_size: `(H, W)` of the images.
+        options: the network's options, plain values.
+        optimizer: fields of `OptimizerSettings`.
+        train_mean: the mean of the training sums: the constant answer that stands beside every figure.
+
+    Raises:
+        InputError: an unknown network, or a value that it or the optimiser refuses.
+    """
+
+    def __init__(
+        self,
+        network: str,
+        image_size: tuple[int, int],
+        options: dict[str, Any] | None = None,
+        optimizer: dict[str, Any] | None = None,
+        train_mean: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.image_size = (image_size[0], image_size[1])
+        self.train_mean = train_mean
+        self.optimizer_settings = OptimizerSettings(**(optimizer or {}))
+        self.net = build_network(network, self.image_size, options or {})
+        # plain values alone: a checkpoint is loaded with weights_only=True
+        self.save_hyperparameters(
+            {
+                "network": network,
+                "image_size": list(self.image_size),
+                "options": dict(options or {}),
+                "optimizer": asdict(self.optimizer_settings),
+                "train_mean": train_mean,
+            },
+            logger=False,
+        )
+        metrics = sum_metrics()
+        self.train_metrics = metrics.clone(prefix="train/")
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Read sums off images.
+
+        Args:
+            images: `(N, H, W)`, uint8 in 0..255 or float in [0, 1].
+
+        Returns:
+            `(N,)` float, the best single answers, as real numbers.
+        """
+        return self.net.estimate(self.net(images))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """One batch: loss and metrics as they are while learning, with dropout on."""
+        output = self.net(batch["images"])
+        loss = self.net.loss(output, batch["sums"])
+        count = len(batch["sums"])
+        self.train_metrics.update(self.net.estimate(output.detach()), batch["sums"])
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=count)
+        self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=count)  # type: ignore[arg-type]
+        self.log("loss", loss, prog_bar=True, logger=False, batch_size=count)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=count)
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """One batch of the validation set; returns the answers `(B,)`."""
+        return self._evaluation_step("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """One batch of the test set; returns the answers `(B,)`."""
+        return self._evaluation_step("test", batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """One batch of any images, with or without sums; returns the answers `(B,)`."""
+        return self(batch["images"])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam, fused into one kernel, with the schedule stepped after each batch."""
+        settings = self.optimizer_settings
+        optimizer = torch.optim.AdamW(
+            self.parameters(),
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        if settings.schedule == "constant":
+            return optimizer
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler: torch.optim.lr_scheduler.LRScheduler
+        if settings.schedule == "one_cycle":
+            scheduler = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, settings.lr, total_steps=steps, cycle_momentum=False
+            )
+        else:
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _evaluation_step(self, stage: str, batch: Batch) -> torch.Tensor:
+        metrics = self.val_metrics if stage == "val" else self.test_metrics
+        output = self.net(batch["images"])
+        preds = self.net.estimate(output)
+        count = len(batch["sums"])
+        metrics.update(preds, batch["sums"])
+        loss = self.net.loss(output, batch["sums"])
+        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=count)
+        self.log_dict(metrics, on_epoch=True, prog_bar=False, batch_size=count)  # type: ignore[arg-type]
+        return preds
