@@ -99,9 +99,7 @@ def open_splits(root: Path, split_seed: int) -> dict[str, SumArrays]:
         raise InputError(f"{root}: expected at least 10 images to split 80/10/10, found {len(everything)}")
     order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(split_seed))
     parts = {"train": order[2 * tenth :], "val": order[:tenth], "test": order[tenth : 2 * tenth]}
-    return {
-        split: SumArrays(everything.images, everything.sums, part.sort().values) for split, part in parts.items()
-    }
+    return {split: SumArrays(everything.images, everything.sums, part.sort().values) for split, part in parts.items()}
 
 
 def open_shards(folder: Path, *, need_sums: bool = True) -> SumArrays:
@@ -136,7 +134,9 @@ def open_shards(folder: Path, *, need_sums: bool = True) -> SumArrays:
         return _joined({path: read_images(path) for _, path in sorted(data.items())}, None)
     for number in sorted(data.keys() ^ labels.keys()):
         if number in data:
-            raise InputError(f"{data[number]}: expected its sums in lab{number}.npy or label{number}.npy, found neither")
+            raise InputError(
+                f"{data[number]}: expected its sums in lab{number}.npy or label{number}.npy, found neither"
+            )
         raise InputError(f"{labels[number]}: expected its images in data{number}.npy, found none")
     images = {data[number]: read_images(data[number]) for number in sorted(data)}
     sums = []
@@ -170,7 +170,7 @@ def read_images(path: Path) -> np.ndarray:
     Raises:
         InputError: no such file, or its shape, dtype or values are not those of images.
     """
-    array = read_npy(path)
+    array: np.ndarray = read_npy(path)
     if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
         array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
     if array.ndim != 3:

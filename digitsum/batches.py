@@ -7,7 +7,7 @@ import torch
 
 from digitsum.arrays import SumArrays
 
-Batch = dict[str, torch.Tensor]
+Batch = dict[str, Any]
 """`images` `(B, H, W)` uint8 or float32 in [0, 1], `index` `(B,)` int64, and where known `sums` `(B,)` int64."""
 
 

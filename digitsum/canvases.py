@@ -149,9 +149,7 @@ def _draw_block(
     return np.where(np.arange(most) < counts, chosen, -1), left, top
 
 
-def _render(
-    layout: Layout, glyphs: np.ndarray, chosen: np.ndarray, left: np.ndarray, top: np.ndarray
-) -> np.ndarray:
+def _render(layout: Layout, glyphs: np.ndarray, chosen: np.ndarray, left: np.ndarray, top: np.ndarray) -> np.ndarray:
     canvases = np.zeros((len(chosen), layout.height, layout.width), np.uint8)
     # (N, H - 27, W - 27, 28, 28): every place that a tile can have, without a copy
     tiles = np.lib.stride_tricks.sliding_window_view(canvases, (GLYPH_SIZE, GLYPH_SIZE), axis=(1, 2), writeable=True)

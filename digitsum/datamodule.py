@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import lightning as L  # noqa: N812 - Lightning's own convention
+import lightning as L
 
 from digitsum.arrays import SumArrays, open_splits
 from digitsum.batches import Batches
+from digitsum.canvases import Layout
 from digitsum.datasets import Composition, cached_dataset
 from digitsum.errors import InputError
 from digitsum.glyphs import SPLITS
@@ -134,6 +136,33 @@ class SumDataModule(L.LightningDataModule):
             download=self.data.download,
             progress=self._progress,
         )
+
+
+def data_of(description: Any, places: dict[str, str | None], path: Path) -> ArraysData | ComposedData:
+    """The data that a checkpoint describes, at its places on this machine.
+
+    Args:
+        description: what `SumDataModule` saved in the checkpoint's hyperparameters.
+        places: `root`, `mnist_root`, `datasets_dir` on this machine; None leaves what the checkpoint says.
+        path: of the checkpoint, named in errors.
+
+    Raises:
+        InputError: the checkpoint describes no data, or none that this version knows.
+    """
+    kinds: dict[str, type[ArraysData] | type[ComposedData]] = {"arrays": ArraysData, "composed": ComposedData}
+    try:
+        values = dict(description)
+        kind = kinds[values.pop("kind")]
+        values |= {
+            key: place for key, place in places.items() if place is not None and key in kind.__dataclass_fields__
+        }
+        if kind is ComposedData:
+            values["layout"] = Layout(**values["layout"])
+        return kind(**values)
+    except (TypeError, KeyError) as error:
+        raise InputError(
+            f"{path}: this checkpoint does not say what data it was trained on; pass input=PATH"
+        ) from error
 
 
 def _kind(data: ArraysData | ComposedData) -> str:

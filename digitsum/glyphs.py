@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name that every PyTorch reader expects
+import torch.nn.functional as F
 
-from digitsum.files import read_npy
 from digitsum.errors import InputError
+from digitsum.files import read_npy
 
 GLYPH_SIZE = 28
 """Height and width of a glyph in pixels, as in MNIST."""
@@ -142,9 +142,7 @@ def _as_pen_strokes(coarse: torch.Tensor) -> np.ndarray:
     offsets = torch.arange(GLYPH_SIZE) + 0.5 - GLYPH_SIZE / 2
     ys = (centre_y[:, None] + offsets * scale[:, None]) / size * 2 - 1
     xs = (centre_x[:, None] + offsets * scale[:, None]) / size * 2 - 1
-    grid = torch.stack(
-        [xs[:, None, :].expand(-1, GLYPH_SIZE, -1), ys[:, :, None].expand(-1, -1, GLYPH_SIZE)], dim=-1
-    )
+    grid = torch.stack([xs[:, None, :].expand(-1, GLYPH_SIZE, -1), ys[:, :, None].expand(-1, -1, GLYPH_SIZE)], dim=-1)
     strokes = F.grid_sample(ink, grid, mode="bilinear", align_corners=False)[:, 0]
     return (strokes * 255).round().to(torch.uint8).numpy()
 

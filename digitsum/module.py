@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import lightning as L  # noqa: N812 - Lightning's own convention
+import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
@@ -115,7 +115,7 @@ class SumModule(L.LightningModule):
         count = len(batch["sums"])
         self.train_metrics.update(self.net.estimate(output.detach()), batch["sums"])
         self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=count)
-        self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=count)  # type: ignore[arg-type]
+        self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=count)
         self.log("loss", loss, prog_bar=True, logger=False, batch_size=count)
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=count)
         return loss
@@ -163,5 +163,6 @@ class SumModule(L.LightningModule):
         metrics.update(preds, batch["sums"])
         loss = self.net.loss(output, batch["sums"])
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=count)
-        self.log_dict(metrics, on_epoch=True, prog_bar=False, batch_size=count)  # type: ignore[arg-type]
+        for name, metric in metrics.items():
+            self.log(name, metric, on_epoch=True, prog_bar=name == "val/mae", batch_size=count)
         return preds

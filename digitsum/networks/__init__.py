@@ -24,7 +24,7 @@ class Network(Protocol):
         """The best single answer in an output, `(N,)` float."""
 
 
-NETWORKS: dict[str, tuple[Any, type]] = {
+NETWORKS: dict[str, tuple[Any, Any]] = {
     "two_conv": (TwoConv, TwoConvSettings),
 }
 """Short name: the network's class and the dataclass of its settings."""

@@ -1,0 +1,158 @@
+"""What happens beside the training: the history, the clock, and the pictures in TensorBoard."""
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from digitsum.errors import InputError
+from digitsum.evaluation import MAX_POINTS
+from digitsum.figures import answers_figure, scatter_figure
+from digitsum.files import write_text
+
+
+class History(L.Callback):
+    """Writes one row of metrics for each epoch to `history.csv`; no times, so that equal runs have equal files.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        rows: for each epoch `epoch` (counted from 1), `step`, and every `train/...` and `val/...` metric.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add the epoch's row and write the file anew."""
+        metrics = {
+            name: value.item()
+            for name, value in sorted(trainer.callback_metrics.items())
+            if name.startswith(("train/", "val/"))
+        }
+        self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        if trainer.is_global_zero:
+            write_text(self.path, text.getvalue())
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far belong to the checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the rows of a checkpoint."""
+        self.rows = state_dict["rows"]
+
+
+class Clock(L.Callback):
+    """Measures each epoch.
+
+    Attributes:
+        epochs: for each epoch `epoch` (counted from 1), `train_seconds`, `val_seconds` and `train_images_per_second`.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+        self._images = 0
+        self._begin = self._val_begin = self._val_seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._begin, self._val_seconds, self._images = time.perf_counter(), 0.0, 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images."""
+        self._images += len(batch["images"])
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validation runs inside the epoch: its time is taken apart."""
+        self._val_begin = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add up the validation's time."""
+        self._val_seconds += time.perf_counter() - self._val_begin
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the epoch's figures."""
+        train_seconds = time.perf_counter() - self._begin - self._val_seconds
+        self.epochs.append(
+            {
+                "epoch": trainer.current_epoch + 1,
+                "train_seconds": round(train_seconds, 3),
+                "val_seconds": round(self._val_seconds, 3),
+                "train_images_per_second": round(self._images / train_seconds, 1),
+            }
+        )
+
+
+class SumPictures(L.Callback):
+    """Shows validation images with their answers, and the scatter plot, in TensorBoard; else does nothing.
+
+    Args:
+        every_n_epochs: how often, 1 or more.
+        num_images: how many images, 1 or more; the same ones each time.
+
+    Raises:
+        InputError: a number below 1.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, num_images: int = 12) -> None:
+        if every_n_epochs < 1 or num_images < 1:
+            raise InputError("callbacks.pictures: expected every_n_epochs and num_images of 1 or more")
+        self.every_n_epochs = every_n_epochs
+        self.num_images = num_images
+        self._points: list[np.ndarray] = []
+        self._images: list[np.ndarray] = []
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the last pass."""
+        self._points, self._images = [], []
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's answers, and the first images."""
+        if not self._due(trainer):
+            return
+        if sum(map(len, self._points)) < MAX_POINTS:
+            self._points.append(torch.stack([batch["sums"].float(), outputs.float()], dim=1).cpu().numpy())
+        missing = self.num_images - sum(map(len, self._images))
+        if missing > 0:
+            self._images.append(batch["images"][:missing].cpu().numpy())
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw both figures."""
+        if not self._due(trainer):
+            return
+        assert isinstance(trainer.logger, TensorBoardLogger)
+        board, step, epoch = trainer.logger.experiment, trainer.global_step, trainer.current_epoch + 1
+        target, preds = np.concatenate(self._points).T
+        images = np.concatenate(self._images)
+        board.add_figure(
+            "val/scatter", scatter_figure(target, preds, f"Validation after epoch {epoch}", total=len(target)), step
+        )
+        answers = answers_figure(images, preds, target, f"Validation images after epoch {epoch}")
+        board.add_figure("val/answers", answers, step)
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        wanted = not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        return wanted and isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero

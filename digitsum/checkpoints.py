@@ -1,0 +1,51 @@
+"""Checkpoints: from a file to a model, without trusting the file."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from digitsum.errors import InputError
+from digitsum.module import SumModule
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of a `SumModule`; plain values and tensors alone, no code is run.
+
+    Raises:
+        InputError: no such file, no checkpoint, one that holds more than plain values, or another model's.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: expected a checkpoint, found {'a folder' if path.is_dir() else 'nothing'}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    except Exception as error:  # torch names no exception of its own for a damaged or a refused file
+        reason = "holds more than plain values" if "weights_only" in str(error) else "is damaged or no checkpoint"
+        raise InputError(f"{path}: expected a checkpoint written by scripts/train.py, but it {reason}") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+        raise InputError(f"{path}: expected a checkpoint written by scripts/train.py, found another file of torch's")
+    return checkpoint
+
+
+def load_model(path: str | Path) -> SumModule:
+    """Load a trained model, in evaluation mode on the CPU, from its checkpoint alone.
+
+    Call it with images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; it answers with the sums `(N,)`.
+
+    Raises:
+        InputError: see `read_checkpoint`; or hyperparameters or weights that do not fit the network.
+    """
+    return model_of(read_checkpoint(Path(path)), Path(path))
+
+
+def model_of(checkpoint: dict[str, Any], path: Path) -> SumModule:
+    """Build the model that `read_checkpoint` returned; `path` is named in errors."""
+    try:
+        module = SumModule(**checkpoint["hyper_parameters"])
+        module.load_state_dict(checkpoint["state_dict"])
+    except (InputError, TypeError, RuntimeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: this checkpoint does not fit this version of digitsum ({reason})") from error
+    return module.eval()

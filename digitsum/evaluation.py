@@ -1,0 +1,153 @@
+"""A pass of a trained model over images: its metrics beside the constant answer's, and what a figure needs."""
+
+import heapq
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+from digitsum.batches import Batch
+from digitsum.metrics import sum_metrics
+from digitsum.module import SumModule
+
+MAX_POINTS = 20_000
+"""The most points that a scatter plot shows."""
+
+
+@dataclass(frozen=True, order=True)
+class Answer:
+    """One image with the predicted and the true sum, ordered by the size of the error."""
+
+    error: float
+    tie: int
+    part: str
+    index: int
+    pred: float
+    target: int
+    image: np.ndarray
+
+
+class Evaluation:
+    """Results of one pass, gathered batch by batch in bounded memory.
+
+    Args:
+        train_mean: the constant answer.
+        num_worst: how many of the largest errors to keep with their images.
+
+    Attributes:
+        count: images seen.
+    """
+
+    def __init__(self, train_mean: float, num_worst: int = 0) -> None:
+        self.train_mean = train_mean
+        self.count = 0
+        self._num_worst = num_worst
+        self._model = sum_metrics()
+        self._constant = sum_metrics()
+        self._worst: list[Answer] = []
+        self._ties = itertools.count(step=-1)
+        self._points: list[np.ndarray] = []
+        self._stride = 1
+
+    def update(self, batch: Batch, preds: torch.Tensor, part: str = "") -> None:
+        """Add a batch with sums and the answers `(B,)` to it; `part` is what the batch belongs to."""
+        sums, preds = batch["sums"].cpu(), preds.float().cpu()
+        self._model.update(preds, sums)
+        self._constant.update(torch.full_like(preds, self.train_mean), sums)
+        self._keep_points(torch.stack([sums.float(), preds], dim=1).numpy())
+        if self._num_worst:
+            self._keep_worst(batch, preds, sums, part)
+        self.count += len(sums)
+
+    def row(self) -> dict[str, dict[str, float]]:
+        """`model` and `constant`, each with `mse, rmse, mae, within_5, within_1, exact` and `count`."""
+        return {
+            who: {**{name: value.item() for name, value in metrics.compute().items()}, "count": self.count}
+            for who, metrics in (("model", self._model), ("constant", self._constant))
+        }
+
+    @property
+    def points(self) -> np.ndarray:
+        """`(P, 2)` float32, true and predicted sums of at most `MAX_POINTS` images, evenly spaced over the pass."""
+        return np.concatenate(self._points) if self._points else np.empty((0, 2), np.float32)
+
+    @property
+    def worst(self) -> list[Answer]:
+        """The answers with the largest errors, the largest first."""
+        return sorted(self._worst, reverse=True)
+
+    def _keep_points(self, points: np.ndarray) -> None:
+        first = -self.count % self._stride  # of this batch, where every stride-th image of the pass is kept
+        self._points.append(points[first :: self._stride])
+        if sum(map(len, self._points)) > MAX_POINTS:
+            self._points = [self.points[::2]]
+            self._stride *= 2
+
+    def _keep_worst(self, batch: Batch, preds: torch.Tensor, sums: torch.Tensor, part: str) -> None:
+        errors = (preds - sums).abs()
+        for row in errors.topk(min(self._num_worst, len(errors))).indices.tolist():
+            answer = Answer(
+                error=errors[row].item(),
+                tie=next(self._ties),
+                part=part,
+                index=int(batch["index"][row]),
+                pred=preds[row].item(),
+                target=int(sums[row]),
+                image=batch["images"][row].cpu().numpy(),
+            )
+            if len(self._worst) < self._num_worst:
+                heapq.heappush(self._worst, answer)
+            else:
+                heapq.heappushpop(self._worst, answer)
+
+
+class _Listener(L.Callback):
+    def __init__(self, listeners: Iterable[Any]) -> None:
+        self._listeners = list(listeners)
+
+    def on_predict_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        for listener in self._listeners:
+            listener(batch, outputs)
+
+
+def predict(trainer: L.Trainer, module: SumModule, batches: Iterable[Batch], *listeners: Any) -> None:
+    """Run the model in evaluation mode over all batches; each listener is called with `(batch, preds)`.
+
+    Nothing is collected here, so memory does not grow with the number of images.
+    """
+    listener = _Listener(listeners)
+    trainer.callbacks.append(listener)  # type: ignore[attr-defined]
+    try:
+        trainer.predict(module, batches, return_predictions=False)
+    finally:
+        trainer.callbacks.remove(listener)  # type: ignore[attr-defined]
+
+
+METRIC_TITLES = {
+    "mse": "MSE",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "within_5": "within 5",
+    "within_1": "within 1",
+    "exact": "exact",
+}
+
+
+def metrics_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """A plain-text table of `{split: {who: metrics}}`, one line for each, fractions in percent."""
+    lines = [f"{'split':<8}{'answer':<14}{'images':>9}" + "".join(f"{title:>10}" for title in METRIC_TITLES.values())]
+    names = {"model": "model", "last": "last epoch", "constant": "constant"}
+    for split, rows in results.items():
+        for who in (name for name in names if name in rows):
+            cells = "".join(
+                f"{rows[who][key]:>10.3f}" if key in ("mse", "rmse", "mae") else f"{rows[who][key]:>10.2%}"
+                for key in METRIC_TITLES
+            )
+            lines.append(f"{split:<8}{names[who]:<14}{int(rows[who]['count']):>9,}{cells}")
+    return "\n".join(lines)

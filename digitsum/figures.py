@@ -1,0 +1,108 @@
+"""Every figure, from plain arrays to a matplotlib Figure; knows no Lightning."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# From the Okabe-Ito palette, which stays apart for colour-blind readers. The line of the perfect prediction is red and
+# dashed by the reference's wish; the dashes tell it apart where the red does not.
+BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#707070", "#D62728"
+
+
+def loss_figure(epochs: np.ndarray, train_mse: np.ndarray, val_mse: np.ndarray, constant_mse: float) -> Figure:
+    """Training and validation error over epochs.
+
+    Args:
+        epochs: `(E,)` counted from 1.
+        train_mse: `(E,)` mean squared error while learning: the mean over the epoch, dropout on.
+        val_mse: `(E,)` mean squared error on the validation set after each epoch.
+        constant_mse: of the constant answer on the validation set.
+    """
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(epochs, train_mse, color=ORANGE, marker="o", markersize=4, label="training (running mean, dropout on)")
+    axes.plot(epochs, val_mse, color=BLUE, marker="s", markersize=4, label="validation")
+    axes.axhline(constant_mse, color=GREY, linestyle=":", label=f"always the training mean ({constant_mse:.1f})")
+    axes.set(xlabel="epoch", ylabel="mean squared error (sum²)", title="Training and validation loss")
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+    axes.legend()
+    return figure
+
+
+def scatter_figure(target: np.ndarray, preds: np.ndarray, title: str, *, total: int | None = None) -> Figure:
+    """Actual against predicted sums, with the line of the perfect prediction and the band of +-5.
+
+    Args:
+        target: `(N,)` true sums.
+        preds: `(N,)` predicted sums.
+        title: of the figure.
+        total: how many images there are in all, if the arrays are a sample of them.
+    """
+    figure = Figure(figsize=(6.2, 6), layout="constrained")
+    axes = figure.subplots()
+    low = min(0.0, float(preds.min(initial=0))) - 1
+    high = max(float(target.max(initial=1)), float(preds.max(initial=1))) + 1
+    # true sums are whole: spread sideways the points show how many lie on one another; fixed, so that a figure repeats
+    spread = np.random.default_rng(0).uniform(-0.3, 0.3, len(target))
+    axes.fill_between([low, high], [low - 5, high - 5], [low + 5, high + 5], color=GREY, alpha=0.15, lw=0, label="±5")
+    axes.scatter(target + spread, preds, s=9, alpha=max(0.08, min(0.6, 400 / max(1, len(target)))), color=BLUE, lw=0)
+    axes.plot([low, high], [low, high], color=RED, linestyle="--", linewidth=1.8, label="perfect prediction")
+    axes.set(
+        xlim=(low, high), ylim=(low, high), xlabel="actual sum (spread sideways by up to 0.3)", ylabel="predicted sum"
+    )
+    shown = f"{len(target):,} of {total:,} images" if total not in (None, len(target)) else f"{len(target):,} images"
+    axes.set_title(f"{title}\n{shown}", fontsize=11)
+    axes.set_aspect("equal")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="upper left")
+    return figure
+
+
+def answers_figure(
+    images: np.ndarray, preds: np.ndarray, target: np.ndarray | None, title: str, names: Sequence[str] | None = None
+) -> Figure:
+    """Images, each with the predicted and, where known, the true sum.
+
+    Args:
+        images: `(N, H, W)` uint8, or float in [0, 1]; `N` of 1 or more.
+        preds: `(N,)` predicted sums.
+        target: `(N,)` true sums, or None.
+        title: of the figure.
+        names: what to call each image, `N` strings.
+    """
+    figure, panels = _grid(images, title)
+    for number, axes in enumerate(panels):
+        text = f"predicted {preds[number]:.1f}"
+        if target is not None:
+            text += f", true {target[number]:.0f}"
+        if names is not None:
+            text = f"{names[number]}: {text}"
+        axes.set_title(text, fontsize=9)
+    return figure
+
+
+def canvases_figure(images: np.ndarray, sums: np.ndarray, title: str) -> Figure:
+    """Images `(N, H, W)` uint8 with their sums `(N,)`; `N` of 1 or more."""
+    figure, panels = _grid(images, title)
+    for axes, total in zip(panels, sums, strict=True):
+        axes.set_title(f"sum {total:.0f}", fontsize=9)
+    return figure
+
+
+def _grid(images: np.ndarray, title: str) -> tuple[Figure, list[Axes]]:
+    columns = min(3, len(images))
+    rows = -(-len(images) // columns)
+    height = 3.3 * images.shape[1] / images.shape[2] + 0.35
+    figure = Figure(figsize=(max(3.4 * columns, 5), rows * height + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.axis("off")
+    for axes, image in zip(panels, images, strict=False):
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
+    return figure, panels[: len(images)]

@@ -1,0 +1,65 @@
+"""What a run leaves behind beside its metrics: figures, versions, the machine, the command."""
+
+import io
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+
+from digitsum.files import written_whole
+
+_PACKAGES = ("digitsum", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "scikit-learn")
+
+
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG to `path`, whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    with written_whole(path) as file:
+        file.write(content.getvalue())
+
+
+def environment(project: Path) -> dict[str, Any]:
+    """What a figure depends on beside its config: command, versions, git commit of `project`, and the machine."""
+    return {
+        "command": shlex.join(["python", *sys.argv]),
+        "git": _git_state(project),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in _PACKAGES},
+        "machine": {
+            "platform": platform.platform(),
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+def _git_state(project: Path) -> dict[str, Any] | None:
+    """The commit and whether files differ from it; None outside a git checkout or without git."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=project, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass  # no Linux
+    return platform.processor() or platform.machine()

@@ -1,0 +1,300 @@
+"""From configs to objects: registers the schemas with Hydra and builds what a script needs from a checked config."""
+
+import re
+import sys
+from dataclasses import asdict, dataclass, field, make_dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from console import PROJECT, ComposingBar
+from hydra.core.config_store import ConfigStore
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from digitsum.callbacks import Clock, History
+from digitsum.datamodule import ArraysData, ComposedData, SumDataModule
+from digitsum.errors import InputError
+from digitsum.module import OptimizerSettings, SumModule
+from digitsum.networks import NETWORKS
+
+
+@dataclass
+class TrainerSettings:
+    """Lightning's Trainer: every argument that a plain value can give; see its documentation."""
+
+    _target_: str = "lightning.pytorch.Trainer"
+    accelerator: str = "auto"
+    devices: Any = 1
+    strategy: str = "auto"
+    num_nodes: int = 1
+    precision: Any = None
+    fast_dev_run: Any = False
+    max_epochs: int | None = 10
+    min_epochs: int | None = None
+    max_steps: int = -1
+    min_steps: int | None = None
+    max_time: str | None = None
+    limit_train_batches: Any = None
+    limit_val_batches: Any = None
+    limit_test_batches: Any = None
+    limit_predict_batches: Any = None
+    overfit_batches: Any = 0.0
+    val_check_interval: Any = None
+    check_val_every_n_epoch: int | None = 1
+    num_sanity_val_steps: int | None = 0
+    log_every_n_steps: int | None = 50
+    enable_checkpointing: bool | None = None
+    enable_progress_bar: bool | None = None
+    enable_model_summary: bool | None = False
+    enable_autolog_hparams: bool = False
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: str | None = None
+    deterministic: Any = None
+    benchmark: bool | None = None
+    inference_mode: bool = True
+    use_distributed_sampler: bool = False
+    profiler: str | None = None
+    detect_anomaly: bool = False
+    barebones: bool = False
+    sync_batchnorm: bool = False
+    reload_dataloaders_every_n_epochs: int = 0
+
+
+@dataclass
+class CheckpointSettings:
+    """Lightning's ModelCheckpoint."""
+
+    _target_: str = "lightning.pytorch.callbacks.ModelCheckpoint"
+    dirpath: str = MISSING
+    filename: str = "best"
+    monitor: str = MISSING
+    mode: str = "min"
+    save_top_k: int = 1
+    save_last: Any = True
+    every_n_epochs: int | None = None
+    every_n_train_steps: int | None = None
+    save_on_train_epoch_end: bool | None = True
+    auto_insert_metric_name: bool = False
+    enable_version_counter: bool = False
+    verbose: bool = False
+
+
+@dataclass
+class EarlyStoppingSettings:
+    """Lightning's EarlyStopping."""
+
+    _target_: str = "lightning.pytorch.callbacks.EarlyStopping"
+    monitor: str = MISSING
+    mode: str = "min"
+    patience: int = 3
+    min_delta: float = 0.0
+    check_finite: bool = True
+    verbose: bool = False
+
+
+@dataclass
+class PicturesSettings:
+    """`digitsum.callbacks.SumPictures`."""
+
+    _target_: str = "digitsum.callbacks.SumPictures"
+    every_n_epochs: int = 1
+    num_images: int = 12
+
+
+@dataclass
+class TensorBoardSettings:
+    """Lightning's TensorBoardLogger."""
+
+    _target_: str = "lightning.pytorch.loggers.TensorBoardLogger"
+    save_dir: str = MISSING
+    name: str = ""
+    version: str = ""
+    default_hp_metric: bool = False
+
+
+@dataclass
+class CSVSettings:
+    """Lightning's CSVLogger."""
+
+    _target_: str = "lightning.pytorch.loggers.CSVLogger"
+    save_dir: str = MISSING
+    name: str = ""
+    version: str = ""
+    flush_logs_every_n_steps: int = 100
+
+
+@dataclass
+class TrainConfig:
+    """What `scripts/train.py` is told."""
+
+    data: Any = MISSING
+    model: Any = MISSING
+    trainer: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+    seed: int = 0
+    test: bool = True
+    monitor: str = MISSING
+    outputs_dir: str = MISSING
+    run_dir: str = MISSING
+    debug: bool = False
+
+
+@dataclass
+class PredictConfig:
+    """What `scripts/predict.py` is told."""
+
+    ckpt_path: str | None = None
+    split: str = "val"
+    input: str | None = None
+    batch_size: int | None = None
+    trainer: Any = MISSING
+    mnist_root: str | None = None
+    data_root: str | None = None
+    outputs_dir: str = MISSING
+    run_dir: str = MISSING
+    debug: bool = False
+
+
+@dataclass
+class MakeDataConfig:
+    """What `scripts/make_data.py` is told."""
+
+    data: Any = MISSING
+    out: str = MISSING
+    outputs_dir: str = MISSING
+    debug: bool = False
+
+
+def register() -> None:
+    """Make the schemas known to Hydra, and the resolvers that the configs use to OmegaConf."""
+    store = ConfigStore.instance().store
+    store(name="train_schema", node=TrainConfig)
+    store(name="predict_schema", node=PredictConfig)
+    store(name="make_data_schema", node=MakeDataConfig)
+    store(group="data/schema", name="arrays", node=ArraysData)
+    store(group="data/schema", name="composed", node=ComposedData)
+    for name, (_, settings) in NETWORKS.items():
+        model = make_dataclass(
+            f"{name}_model", [("network", str, field(default=name))], bases=(OptimizerSettings, settings)
+        )
+        store(group="model/schema", name=name, node=model)
+    store(group="trainer/schema", name="trainer", node=TrainerSettings)
+    store(group="callbacks/schema", name="checkpoint", node=CheckpointSettings)
+    store(group="callbacks/schema", name="early_stopping", node=EarlyStoppingSettings)
+    store(group="callbacks/schema", name="pictures", node=PicturesSettings)
+    store(group="logger/schema", name="tensorboard", node=TensorBoardSettings)
+    store(group="logger/schema", name="csv", node=CSVSettings)
+    OmegaConf.register_new_resolver("project_root", lambda: PROJECT, replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+
+
+def job_folder(number: int, overrides: list[str]) -> str:
+    """A sweep job's folder: its number and its overrides, in letters, digits, `.`, `_` and `-` alone.
+
+    Example:
+        >>> job_folder(3, ["model.lr=3e-4", "seed=1"])
+        '03_lr-3e-4_seed-1'
+    """
+    words = [f"{number:02d}"]
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        words.append(re.sub(r"[^A-Za-z0-9.-]+", "-", f"{key.rpartition('.')[2]}-{value}").strip("-"))
+    return "_".join(words)[:120]  # a file system takes 255 bytes a name
+
+
+def build_datamodule(cfg: DictConfig) -> SumDataModule:
+    """The data module of a config, with a progress bar for composing."""
+    data = settings_of(cfg.data)
+    return SumDataModule(data, shuffle_seed=cfg.get("seed", 0), progress=composing_bar(data))
+
+
+def settings_of(node: DictConfig) -> Any:
+    """A config node as the dataclass that its schema names.
+
+    Raises:
+        InputError: a value out of range.
+        OmegaConfBaseException: a missing value or one of the wrong type.
+    """
+    return OmegaConf.to_object(node)
+
+
+def composing_bar(data: ArraysData | ComposedData) -> ComposingBar | None:
+    """A progress bar for composing `data`, if it is composed."""
+    return ComposingBar(data.num_train + data.num_val + data.num_test) if isinstance(data, ComposedData) else None
+
+
+def model_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of `SumModule` that a config holds, checked before anything is built.
+
+    Raises:
+        InputError: a value out of range.
+    """
+    values = asdict(settings_of(cfg.model))
+    name = values.pop("network")
+    optimizer = {key: values.pop(key) for key in OptimizerSettings.__dataclass_fields__}
+    NETWORKS[name][1](**values)
+    return {"network": name, "options": values, "optimizer": optimizer}
+
+
+def build_module(arguments: dict[str, Any], datamodule: SumDataModule) -> SumModule:
+    """The module of `model_arguments` for the images of a data module that is set up."""
+    return SumModule(image_size=datamodule.image_size, train_mean=datamodule.train_mean, **arguments)
+
+
+def build_trainer(cfg: DictConfig, **more: Any) -> L.Trainer:
+    """Lightning's Trainer of a config.
+
+    Raises:
+        InputError: an accelerator or a value that this machine or Lightning refuses.
+    """
+    # instantiate() would leave interpolations and typed nodes inside
+    arguments = OmegaConf.to_container(cfg.trainer, resolve=True)
+    assert isinstance(arguments, dict)
+    if arguments["enable_progress_bar"] is not False:
+        # into a file the bar writes a line each time: seldom, then
+        more["callbacks"] = [TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 100), *more["callbacks"]]
+    try:
+        return instantiate(arguments, **more)
+    except InstantiationException as error:  # Lightning's own words on what it refuses
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise InputError(f"trainer: {str(cause).strip().splitlines()[0]}") from error
+
+
+def build_training(cfg: DictConfig, *, in_sweep: bool) -> L.Trainer:
+    """The Trainer with the config's callbacks and logger, and with what every run keeps: history and times."""
+    callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
+    if in_sweep and cfg.trainer.enable_progress_bar is None:
+        cfg.trainer.enable_progress_bar = False  # a bar for each job only fills the logs
+    logger: Logger | bool = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
+    run_dir = Path(cfg.run_dir)
+    return build_trainer(
+        cfg,
+        callbacks=[History(run_dir / "history.csv"), Clock(), *callbacks],
+        logger=logger,
+        default_root_dir=str(run_dir),
+    )
+
+
+def hparams(cfg: DictConfig) -> dict[str, Any]:
+    """The settings that distinguish runs, named as on the command line, for TensorBoard's HPARAMS tab."""
+    flat: dict[str, Any] = {"seed": cfg.seed, "trainer.max_epochs": cfg.trainer.max_epochs}
+
+    def walk(prefix: str, node: Any) -> None:
+        for key, value in node.items():
+            name = f"{prefix}.{key}"
+            if isinstance(value, dict):
+                walk(name, value)
+            elif not name.endswith(("root", "_dir")):
+                flat[name] = value if isinstance(value, int | float | str | bool) else str(value)
+
+    for group in ("model", "data"):
+        walk(group, OmegaConf.to_container(cfg[group], resolve=True))
+    return flat

@@ -1,0 +1,138 @@
+"""What every script does at the console: help at once, one line for a user's mistake, a fast allocator."""
+
+import contextlib
+import ctypes
+import functools
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PROJECT = str(Path(__file__).resolve().parent.parent)
+"""The project's root: outputs lie below it wherever a command is typed."""
+
+log = logging.getLogger("digitsum")
+
+
+def answer_help(text: str | None) -> None:
+    """Print a script's docstring and exit if help was asked for; before the imports that take seconds."""
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print((text or "").strip())
+        sys.exit(0)
+
+
+def run_script(main: Callable[[], Any]) -> None:
+    """Run a script: a user's mistake becomes one line and exit code 1, a bug keeps its traceback."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    from digitsum.errors import InputError
+
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, not as Hydra prints them
+    _keep_heap()
+    _silence_known_messages()
+    try:
+        main()
+    except (InputError, HydraException, OmegaConfBaseException) as error:
+        if os.environ.get("DIGITSUM_DEBUG") == "1":
+            raise
+        sys.exit(f"error: {one_line(error)}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def reports_mistakes(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Decorate a Hydra task: a user's mistake goes to the job's log in one line.
+
+    In a multirun it is raised again, so that Hydra counts the job as failed and goes on to the next; alone it ends the
+    program. `debug=true` leaves every exception alone.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.errors import HydraException
+    from hydra.types import RunMode
+    from omegaconf.errors import OmegaConfBaseException
+
+    from digitsum.errors import InputError
+
+    @functools.wraps(task)
+    def wrapped(cfg: Any) -> Any:
+        if cfg.debug:
+            os.environ["DIGITSUM_DEBUG"] = "1"
+        try:
+            return task(cfg)
+        except (InputError, HydraException, OmegaConfBaseException) as error:
+            if cfg.debug:
+                raise
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                log.error("error: %s", one_line(error))
+                raise
+            log.error("error: %s", one_line(error))
+            sys.exit(1)
+
+    return wrapped
+
+
+def one_line(error: BaseException) -> str:
+    """An error and, for Hydra's and OmegaConf's, what it came from, on one line."""
+    words = [str(error)]
+    if error.__cause__ is not None and type(error).__module__.startswith("hydra"):
+        words.append(str(error.__cause__))
+    lines = [line.strip() for line in "\n".join(words).splitlines()]
+    # the object's type is of use to a programmer alone
+    return "; ".join(line for line in lines if line and not line.startswith(("object_type=", "reference_type=")))
+
+
+def log_written(folder: Path) -> None:
+    """Log what a command left in `folder`."""
+    log.info("written to %s:", folder)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and ".hydra" not in path.parts):
+        log.info("  %s", path.relative_to(folder))
+
+
+class ComposingBar:
+    """A progress bar over `total` canvases that appears when the first are composed."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._bar: Any = None
+
+    def __call__(self, count: int) -> None:
+        """Advance by `count` canvases."""
+        from tqdm import tqdm
+
+        if self._bar is None:
+            self._bar = tqdm(total=self._total, desc="composing canvases", unit=" images")
+        self._bar.update(count)
+        if self._bar.n >= self._total:
+            self._bar.close()
+
+
+def _keep_heap() -> None:
+    """Let glibc keep large blocks between steps instead of mapping and clearing them anew each time.
+
+    Each training step allocates some hundred megabytes of activations; without this a third to a half of its time
+    goes into page faults. Elsewhere than on glibc nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        m_trim_threshold, m_mmap_max = -1, -4  # from malloc.h
+        libc.mallopt(m_mmap_max, 0)
+        libc.mallopt(m_trim_threshold, 2**31 - 1)
+
+
+def _silence_known_messages() -> None:
+    """Drop messages that a user can do nothing about or should not follow."""
+    for message in (
+        ".*does not have many workers.*",  # data in memory maps is gathered faster without worker processes
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # inside Lightning
+        ".*Experiment logs directory .* exists.*",  # it is the run's own folder, made by Hydra
+        ".*Checkpoint directory .* exists and is not empty.*",  # likewise
+    ):
+        warnings.filterwarnings("ignore", message=message)
+    # advertisements for other packages, and hardware that this project does not use
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: not record.getMessage().startswith(("💡 Tip", "TPU available"))
+    )

@@ -1,0 +1,125 @@
+"""Read sums off images with a trained model; evaluate it where the sums are known.
+
+    python scripts/predict.py                                    the newest run, on its own validation set
+    python scripts/predict.py split=train                        on its training set: train, val, test or all
+    python scripts/predict.py ckpt_path=FILE input=FOLDER        on shards data0.npy, lab0.npy, ... (lab* optional)
+    python scripts/predict.py ckpt_path=FILE input=images.npy    on one array of images
+    python scripts/predict.py ckpt_path=FILE input=photo.png     on a PNG or JPEG, or a folder of them
+
+Settings, as key=value:
+    ckpt_path=FILE           the checkpoint; it holds all that is needed. Default: the newest finished run's best one
+    split=train|val|test|all the run's own data (default val)
+    input=PATH               images to read instead
+    batch_size=N             images at once (default: as in training)
+    trainer=auto|cpu|gpu|mps
+    mnist_root=FOLDER        where MNIST is, if the run's data must be composed anew
+    data_root=FOLDER         where the run's own arrays are, if they have moved
+    debug=true               show a mistake's traceback
+
+Pictures are scaled to the height that the model was trained on, aspect kept, padded on the right, shrunk if too wide,
+and inverted when their border is bright; predictions.csv says what was done to each.
+
+Writes predictions.csv, and where the sums are known metrics.json, scatter.png and worst.png, into
+outputs/predictions/<time>/.
+"""
+
+from console import answer_help, log, log_written, reports_mistakes, run_script
+
+if __name__ == "__main__":
+    answer_help(__doc__)  # before the imports below, which take seconds
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import torch
+from build import build_trainer, composing_bar, register
+from omegaconf import DictConfig
+
+from digitsum.arrays import ImageArrays, SumArrays, open_shards, read_images
+from digitsum.batches import Batches
+from digitsum.checkpoints import model_of, read_checkpoint
+from digitsum.datamodule import ComposedData, SumDataModule, data_of
+from digitsum.errors import InputError
+from digitsum.evaluation import metrics_table
+from digitsum.glyphs import SPLITS
+from digitsum.pictures import SUFFIXES, PictureBatches, find_pictures
+from digitsum.prediction import write_predictions
+from digitsum.runs import BEST_CHECKPOINT, newest_run
+
+register()
+
+
+@hydra.main(version_base="1.3", config_path="../conf", config_name="predict")
+@reports_mistakes
+def main(cfg: DictConfig) -> None:
+    """Predict as `cfg` says."""
+    if cfg.split not in (*SPLITS, "all"):
+        raise InputError(f"split: expected one of {', '.join(SPLITS)}, all, got {cfg.split!r}")
+    if cfg.batch_size is not None and cfg.batch_size < 1:
+        raise InputError(f"batch_size: expected 1 or more images, got {cfg.batch_size}")
+    if cfg.ckpt_path is None:
+        ckpt_path = newest_run(Path(cfg.outputs_dir)) / BEST_CHECKPOINT
+        log.info("the newest finished run: %s", ckpt_path)
+    else:
+        ckpt_path = Path(cfg.ckpt_path)
+    checkpoint = read_checkpoint(ckpt_path)
+    module = model_of(checkpoint, ckpt_path)
+
+    batch_size = cfg.batch_size or checkpoint["datamodule_hyper_parameters"]["data"]["batch_size"]
+    if cfg.input is None:
+        parts: dict[str, Any] = own_data(cfg, checkpoint, ckpt_path)
+    else:
+        parts = {"input": open_input(Path(cfg.input))}
+    height, width = module.image_size
+    for name, arrays in parts.items():
+        if isinstance(arrays, SumArrays):
+            if arrays.images.image_size != module.image_size:
+                found = "{}x{}".format(*arrays.images.image_size)
+                raise InputError(
+                    f"{cfg.input or name}: the model reads images of {height}x{width}, found {found}; "
+                    "compose, crop or pad them to that size"
+                )
+            parts[name] = Batches(arrays, batch_size)
+        else:
+            parts[name] = PictureBatches(arrays, module.image_size, batch_size)
+
+    folder = Path(cfg.run_dir)
+    trainer = build_trainer(cfg, logger=False, callbacks=[], default_root_dir=str(folder))
+    results = write_predictions(trainer, module, parts, folder)
+    if results:
+        log.info("%s\n", metrics_table(results))
+    else:
+        log.info("no sums are known for these images: no metrics and no figures")
+        for line in (folder / "predictions.csv").read_text().splitlines()[:11]:
+            log.info("  %s", line)
+    log_written(folder)
+
+
+def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> dict[str, SumArrays]:
+    """The data that the checkpoint was trained on, found again or composed anew on this machine."""
+    places = {"root": cfg.data_root, "mnist_root": cfg.mnist_root, "datasets_dir": f"{cfg.outputs_dir}/datasets"}
+    data = data_of(checkpoint.get("datamodule_hyper_parameters", {}).get("data"), places, path)
+    composed = isinstance(data, ComposedData)
+    datamodule = SumDataModule(data, progress=composing_bar(data) if composed else None)
+    datamodule.prepare_data()
+    datamodule.setup()
+    return {split: datamodule.splits[split] for split in (SPLITS if cfg.split == "all" else [cfg.split])}
+
+
+def open_input(path: Path) -> SumArrays | list[Path]:
+    """The user's images: shards, one `.npy`, or the paths of pictures."""
+    if path.is_dir():
+        if any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
+            return find_pictures(path)
+        return open_shards(path, need_sums=False)
+    if path.suffix.lower() in SUFFIXES:
+        return find_pictures(path)
+    if path.suffix == ".npy":
+        images = ImageArrays([read_images(path)])
+        return SumArrays(images, None, torch.arange(len(images)))
+    raise InputError(f"{path}: expected a folder, a .npy file or a picture ({', '.join(SUFFIXES)})")
+
+
+if __name__ == "__main__":
+    run_script(main)
