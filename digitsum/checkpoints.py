@@ -1,5 +1,7 @@
 """Checkpoints: from a file to a model, without trusting the file."""
 
+import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path}: expected a checkpoint, found {'a folder' if path.is_dir() else 'nothing'}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        path.open("rb").close()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no exception of its own for a damaged or a refused file
-        reason = "holds more than plain values" if "weights_only" in str(error) else "is damaged or no checkpoint"
+        refused = isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path)
+        reason = "holds more than plain values" if refused else "is damaged or no checkpoint"
         raise InputError(f"{path}: expected a checkpoint written by scripts/train.py, but it {reason}") from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
         raise InputError(f"{path}: expected a checkpoint written by scripts/train.py, found another file of torch's")

@@ -89,7 +89,7 @@ class Evaluation:
 
     def _keep_worst(self, batch: Batch, preds: torch.Tensor, sums: torch.Tensor, part: str) -> None:
         errors = (preds - sums).abs()
-        for row in errors.topk(min(self._num_worst, len(errors))).indices.tolist():
+        for row in errors.argsort(descending=True, stable=True)[: self._num_worst].tolist():
             answer = Answer(
                 error=errors[row].item(),
                 tie=next(self._ties),

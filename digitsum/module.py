@@ -108,6 +108,11 @@ class SumModule(L.LightningModule):
         """
         return self.net.estimate(self.net(images))
 
+    def on_fit_start(self) -> None:
+        """Take fresh metric states: those that an earlier `trainer.validate` left cannot be updated outside of it."""
+        for metrics in (self.train_metrics, self.val_metrics):
+            metrics.reset()
+
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """One batch: loss and metrics as they are while learning, with dropout on."""
         output = self.net(batch["images"])

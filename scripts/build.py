@@ -195,17 +195,28 @@ def register() -> None:
 
 
 def job_folder(number: int, overrides: list[str]) -> str:
-    """A sweep job's folder: its number and its overrides, in letters, digits, `.`, `_` and `-` alone.
+    """A sweep job's folder: its number and what differs, in letters, digits, `.`, `_` and `-` alone.
+
+    An override that stands on the command line as it is, is the same for all jobs and left out.
 
     Example:
-        >>> job_folder(3, ["model.lr=3e-4", "seed=1"])
+        >>> job_folder(3, ["model.lr=0.0003", "seed=1"])
         '03_lr-3e-4_seed-1'
     """
     words = [f"{number:02d}"]
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        words.append(re.sub(r"[^A-Za-z0-9.-]+", "-", f"{key.rpartition('.')[2]}-{value}").strip("-"))
+        if override not in sys.argv:
+            key, _, value = override.lstrip("+~").partition("=")
+            words.append(re.sub(r"[^A-Za-z0-9._]+", "-", f"{key.rpartition('.')[2]}-{_short(value)}").strip("-"))
     return "_".join(words)[:120]  # a file system takes 255 bytes a name
+
+
+def _short(value: str) -> str:
+    """Small numbers as people write them: Hydra's sweeper turns 3e-4 into 0.0003."""
+    if re.fullmatch(r"0\.00\d+", value):
+        mantissa, exponent = f"{float(value):.12e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return value
 
 
 def build_datamodule(cfg: DictConfig) -> SumDataModule:

@@ -66,10 +66,9 @@ def reports_mistakes(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
         except (InputError, HydraException, OmegaConfBaseException) as error:
             if cfg.debug:
                 raise
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                log.error("error: %s", one_line(error))
-                raise
             log.error("error: %s", one_line(error))
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
             sys.exit(1)
 
     return wrapped
@@ -132,7 +131,7 @@ def _silence_known_messages() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # likewise
     ):
         warnings.filterwarnings("ignore", message=message)
-    # advertisements for other packages, and hardware that this project does not use
+    # advertisements for other packages; the device is named by the scripts themselves
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not record.getMessage().startswith(("💡 Tip", "TPU available"))
+        lambda record: not record.getMessage().startswith(("💡 Tip", "TPU available", "GPU available"))
     )

@@ -17,7 +17,7 @@ Writes train/, val/ and test/ with shards data0.npy, lab0.npy, ..., what was dra
 canvases.png. Train on it with: python scripts/train.py data=arrays data.root=FOLDER
 """
 
-from console import answer_help, log, reports_mistakes, run_script
+from console import PROJECT, answer_help, log, reports_mistakes, run_script
 
 if __name__ == "__main__":
     answer_help(__doc__)  # before the imports below, which take seconds
@@ -39,7 +39,7 @@ from digitsum.records import write_figure
 register()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="make_data")
+@hydra.main(version_base="1.3", config_path=f"{PROJECT}/conf", config_name="make_data")
 @reports_mistakes
 def main(cfg: DictConfig) -> None:
     """Write the data set."""

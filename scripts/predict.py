@@ -23,7 +23,7 @@ Writes predictions.csv, and where the sums are known metrics.json, scatter.png a
 outputs/predictions/<time>/.
 """
 
-from console import answer_help, log, log_written, reports_mistakes, run_script
+from console import PROJECT, answer_help, log, log_written, reports_mistakes, run_script
 
 if __name__ == "__main__":
     answer_help(__doc__)  # before the imports below, which take seconds
@@ -50,7 +50,7 @@ from digitsum.runs import BEST_CHECKPOINT, newest_run
 register()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="predict")
+@hydra.main(version_base="1.3", config_path=f"{PROJECT}/conf", config_name="predict")
 @reports_mistakes
 def main(cfg: DictConfig) -> None:
     """Predict as `cfg` says."""

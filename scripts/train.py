@@ -49,7 +49,7 @@ from digitsum.training import count_parameters, train
 register()
 
 
-@hydra.main(version_base="1.3", config_path="../conf", config_name="train")
+@hydra.main(version_base="1.3", config_path=f"{PROJECT}/conf", config_name="train")
 @reports_mistakes
 def main(cfg: DictConfig) -> float | None:
     """Train one model; returns the best validation score, a sweep's objective."""
@@ -76,6 +76,7 @@ def run(cfg: DictConfig, *, in_sweep: bool) -> float | None:
     height, width = datamodule.image_size
     log.info("data: %s images of %dx%d", sizes, height, width)
     log.info("model: %s, %s parameters", arguments["network"], f"{count_parameters(module):,}")
+    log.info("device: %s", trainer.strategy.root_device)
     log.info("results go to %s", run_dir)
 
     score, results = train(trainer, module, datamodule, run_dir, test=cfg.test and not in_sweep, hparams=hparams(cfg))

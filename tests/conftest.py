@@ -1,0 +1,83 @@
+"""Fixtures that several tests share."""
+
+import logging
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import console
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# as small as a run can be that still has several batches and an uneven last one
+TINY = (
+    "data.num_train=40",
+    "data.num_val=20",
+    "data.num_test=10",
+    "data.batch_size=16",
+    "trainer.max_epochs=1",
+    "trainer.accelerator=cpu",
+    "model.hidden_units=8",
+    "model.conv1_channels=2",
+    "model.conv2_channels=3",
+)
+
+
+@pytest.fixture(scope="session")
+def datasets_dir(tmp_path_factory):
+    """One folder for the composed sets of all tests, so that each is composed once."""
+    return tmp_path_factory.mktemp("datasets")
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """Run a script's `main` in this process as the console would: `command(train.main, "seed=1", ...)`.
+
+    Returns exit code and output. What Hydra, Lightning and our console leave behind in the process (logging, seeds in
+    the environment, filters) is put back.
+    """
+    environment, handlers = dict(os.environ), logging.getLogger().handlers[:]
+
+    def run(main, *words):
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(sys, "argv", ["script.py", *map(str, words)])
+        code = 0
+        try:
+            console.run_script(main)
+        except SystemExit as stop:
+            if isinstance(stop.code, str):  # what the interpreter does with it
+                print(stop.code, file=sys.stderr)
+            code = stop.code if isinstance(stop.code, int) else 1
+        out, err = capfd.readouterr()
+        return SimpleNamespace(code=code, out=out, err=err, text=out + err)
+
+    yield run
+    GlobalHydra.instance().clear()
+    for handler in logging.getLogger().handlers:
+        if handler not in handlers:
+            handler.close()
+    logging.getLogger().handlers[:] = handlers
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory, datasets_dir):
+    """The folder of a tiny run on the bundled digits, trained once for all tests; only to be read."""
+    import train
+    from hydra import compose, initialize_config_dir
+
+    outputs = tmp_path_factory.mktemp("outputs")
+    folder = outputs / "runs" / "first"
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = compose(
+            "train", [*TINY, f"run_dir={folder}", f"outputs_dir={outputs}", f"data.datasets_dir={datasets_dir}"]
+        )
+    seeded = os.environ.get("PL_GLOBAL_SEED")
+    train.run(cfg, in_sweep=False)
+    if seeded is None:
+        os.environ.pop("PL_GLOBAL_SEED", None)
+    return folder

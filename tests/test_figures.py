@@ -1,0 +1,64 @@
+"""The figures show what they were given."""
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from digitsum.figures import RED, answers_figure, canvases_figure, loss_figure, scatter_figure
+
+
+def axes_of(figure):
+    return figure.axes[0]
+
+
+def test_the_loss_figure_has_both_curves_and_the_constant_answer():
+    axes = axes_of(loss_figure(np.arange(1, 4), np.array([30, 20, 10]), np.array([25, 15, 12]), 33.0))
+    curves = {line.get_label().split()[0]: line.get_ydata() for line in axes.lines}
+    assert list(curves["training"]) == [30, 20, 10]
+    assert list(curves["validation"]) == [25, 15, 12]
+    assert list(curves["always"]) == [33, 33]
+    assert "epoch" in axes.get_xlabel()
+    assert "sum²" in axes.get_ylabel()
+
+
+def test_the_scatter_figure_has_a_red_dashed_line_of_the_perfect_prediction_and_the_band():
+    target, preds = np.array([3.0, 20.0, 36.0]), np.array([5.0, 18.0, 30.0])
+    axes = axes_of(scatter_figure(target, preds, "Test"))
+    (line,) = axes.lines
+    assert to_hex(line.get_color()) == RED.lower()
+    assert line.get_linestyle() == "--"
+    assert np.array_equal(line.get_xdata(), line.get_ydata())
+    band, points = axes.collections
+    assert band.get_label() == "±5"
+    offsets = points.get_offsets()
+    assert np.array_equal(offsets[:, 1], preds)
+    assert np.abs(offsets[:, 0] - target).max() <= 0.3
+    assert "3 images" in axes.get_title()
+
+
+def test_a_sample_is_called_one():
+    axes = axes_of(scatter_figure(np.arange(5.0), np.arange(5.0), "Test", total=1_000_000))
+    assert "5 of 1,000,000 images" in axes.get_title()
+
+
+def test_predictions_outside_the_range_of_sums_are_in_sight():
+    axes = axes_of(scatter_figure(np.array([3.0]), np.array([-12.0]), "Test"))
+    assert axes.get_ylim()[0] < -12
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_each_image_has_its_answer_above_it(count):
+    images = np.full((count, 40, 168), 9, np.uint8)
+    figure = answers_figure(
+        images, np.arange(count) + 0.25, np.arange(count), "Some", names=list("abcdefghijkl")[:count]
+    )
+    shown = [axes for axes in figure.axes if axes.images]
+    assert len(shown) == count
+    assert shown[0].get_title() == "a: predicted 0.2, true 0"
+    assert "true" not in answers_figure(images, np.zeros(count), None, "Some").axes[0].get_title()
+
+
+def test_canvases_have_their_sums_and_float_images_their_range():
+    figure = canvases_figure(np.ones((2, 4, 6)), np.array([3, 7]), "Two")
+    assert [axes.get_title() for axes in figure.axes[:2]] == ["sum 3", "sum 7"]
+    assert figure.axes[0].images[0].get_clim() == (0, 1)

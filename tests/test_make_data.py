@@ -1,0 +1,66 @@
+"""`scripts/make_data.py` as people call it."""
+
+import json
+
+import make_data
+import numpy as np
+import pytest
+from PIL import Image
+
+SMALL = ("data.num_train=30", "data.num_val=10", "data.num_test=10")
+
+
+def test_a_set_is_written_with_its_description_and_a_picture(command, tmp_path):
+    result = command(make_data.main, f"out={tmp_path}/set", *SMALL)
+    assert result.code == 0, result.text
+    description = json.loads((tmp_path / "set" / "dataset.json").read_text())
+    assert description["glyphs"] == "bundled"
+    assert description["statistics"]["train"]["images"] == 30
+    with Image.open(tmp_path / "set" / "canvases.png") as picture:
+        assert picture.size[0] > 500
+    assert "composing canvases" in result.err
+    assert "scripts/train.py data=arrays data.root=" in result.out
+    assert {path.name for path in tmp_path.iterdir()} == {"set"}
+
+
+def test_any_layout_size_and_seed_can_be_asked_for(command, tmp_path):
+    layout = ("data.layout.num_digits=[2,5]", "data.layout.width=210", "data.layout.overlap=max", "data.compose_seed=7")
+    assert command(make_data.main, f"out={tmp_path}/set", *SMALL, *layout).code == 0
+    images = np.load(tmp_path / "set" / "train" / "data0.npy")
+    assert (images.shape, images.dtype) == ((30, 40, 210), np.uint8)
+    counts = (np.load(tmp_path / "set" / "train" / "truth0.npz")["digits"] >= 0).sum(1)
+    assert set(counts) == {2, 3, 4, 5}
+
+
+def test_own_glyphs_are_used(command, tmp_path):
+    np.save(tmp_path / "glyphs.npy", np.random.default_rng(0).integers(0, 256, (50, 28, 28), dtype=np.uint8))
+    np.save(tmp_path / "labels.npy", np.full(50, 7))
+    own = ("data.glyphs=arrays", f"data.glyph_images={tmp_path}/glyphs.npy", f"data.glyph_labels={tmp_path}/labels.npy")
+    assert command(make_data.main, f"out={tmp_path}/set", *SMALL, *own).code == 0
+    assert set(np.load(tmp_path / "set" / "train" / "lab0.npy")) == {28}
+
+
+def test_a_name_with_spaces_and_marks_is_taken(command, tmp_path):
+    assert command(make_data.main, f"out='{tmp_path}/my set, 1=[a] ü'", *SMALL).code == 0
+    assert (tmp_path / "my set, 1=[a] ü" / "dataset.json").exists()
+
+
+@pytest.mark.parametrize(("words", "reason"), [
+    ([], "out"),
+    (["out=TMP/taken"], "does; choose another"),
+    (["out=TMP/set", "data.layout.num_digits=9"], "data.layout.width="),
+    (["out=TMP/set", "data.glyphs=arrays"], "data.glyph_images"),
+    (["out=TMP/set", "data=arrays", "data.root=x"], "expected a source to compose from"),
+    (["out=TMP/set", "data=mnist", "data.mnist_root=TMP/none"], "MNIST not found"),
+    (["out=TMP/file/set"], "cannot write"),
+])  # fmt: skip
+def test_a_mistake_is_one_line_and_writes_nothing(command, tmp_path, words, reason):
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "something").write_text("")
+    (tmp_path / "file").write_text("")
+    sizes = [] if "data=arrays" in words else SMALL
+    result = command(make_data.main, *(word.replace("TMP", str(tmp_path)) for word in words), *sizes)
+    assert result.code == 1
+    assert reason in result.text
+    assert len(result.text.strip().splitlines()) == 1, result.text
+    assert {path.name for path in tmp_path.iterdir()} == {"taken", "file"}
