@@ -294,18 +294,21 @@ def build_training(cfg: DictConfig, *, in_sweep: bool) -> L.Trainer:
     )
 
 
-def hparams(cfg: DictConfig) -> dict[str, Any]:
-    """The settings that distinguish runs, named as on the command line, for TensorBoard's HPARAMS tab."""
-    flat: dict[str, Any] = {"seed": cfg.seed, "trainer.max_epochs": cfg.trainer.max_epochs}
+def hparams(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
+    """What TensorBoard's HPARAMS tab shows of a run: its main settings and all that its command names.
 
-    def walk(prefix: str, node: Any) -> None:
-        for key, value in node.items():
-            name = f"{prefix}.{key}"
-            if isinstance(value, dict):
-                walk(name, value)
-            elif not name.endswith(("root", "_dir")):
-                flat[name] = value if isinstance(value, int | float | str | bool) else str(value)
+    The tab shows the first few of whatever it gets, in alphabetical order: with every setting among them, those that
+    matter would be out of sight.
 
-    for group in ("model", "data"):
-        walk(group, OmegaConf.to_container(cfg[group], resolve=True))
-    return flat
+    Args:
+        cfg: the run's config.
+        hydra: Hydra's own config, which knows the command.
+    """
+    named = {key.partition("=")[0].lstrip("+~") for key in hydra.overrides.task}
+    groups = {group: name for group, name in hydra.runtime.choices.items() if group in ("data", "model", "experiment")}
+    values: dict[str, Any] = {group: name for group, name in groups.items() if name is not None}
+    for key in sorted({"model.lr", "seed", "trainer.max_epochs"} | named - hydra.runtime.choices.keys()):
+        value = OmegaConf.select(cfg, key)
+        if not key.endswith(("_dir", "root")):
+            values[key] = value if isinstance(value, int | float | str | bool) else str(value)
+    return values

@@ -31,6 +31,7 @@ if __name__ == "__main__":
     answer_help(__doc__)  # before the imports below, which take seconds
 
 from pathlib import Path
+from typing import Any
 
 import hydra
 import lightning as L
@@ -53,11 +54,11 @@ register()
 @reports_mistakes
 def main(cfg: DictConfig) -> float | None:
     """Train one model; returns the best validation score, a sweep's objective."""
-    sweep = HydraConfig.get().mode == RunMode.MULTIRUN
-    return run(cfg, in_sweep=sweep)
+    command = HydraConfig.get()
+    return run(cfg, in_sweep=command.mode == RunMode.MULTIRUN, hparams=hparams(cfg, command))
 
 
-def run(cfg: DictConfig, *, in_sweep: bool) -> float | None:
+def run(cfg: DictConfig, *, in_sweep: bool, hparams: dict[str, Any]) -> float | None:
     """Train one model as `cfg` says; the test set is left alone in a sweep."""
     if not 0 <= cfg.seed < 2**32:
         raise InputError(f"seed: expected 0 to {2**32 - 1}, got {cfg.seed}")
@@ -79,7 +80,7 @@ def run(cfg: DictConfig, *, in_sweep: bool) -> float | None:
     log.info("device: %s", trainer.strategy.root_device)
     log.info("results go to %s", run_dir)
 
-    score, results = train(trainer, module, datamodule, run_dir, test=cfg.test and not in_sweep, hparams=hparams(cfg))
+    score, results = train(trainer, module, datamodule, run_dir, test=cfg.test and not in_sweep, hparams=hparams)
 
     log.info("\nBest checkpoint, last epoch and the constant answer (%.2f), in evaluation mode:", module.train_mean)
     log.info("%s\n", metrics_table(results))

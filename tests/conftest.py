@@ -77,7 +77,7 @@ def finished_run(tmp_path_factory, datasets_dir):
             "train", [*TINY, f"run_dir={folder}", f"outputs_dir={outputs}", f"data.datasets_dir={datasets_dir}"]
         )
     seeded = os.environ.get("PL_GLOBAL_SEED")
-    train.run(cfg, in_sweep=False)
+    train.run(cfg, in_sweep=False, hparams={"seed": 0})
     if seeded is None:
         os.environ.pop("PL_GLOBAL_SEED", None)
     return folder

@@ -13,7 +13,6 @@ from build import (
     TrainerSettings,
     build_datamodule,
     build_training,
-    hparams,
     job_folder,
     model_arguments,
 )
@@ -134,14 +133,6 @@ def test_every_plain_argument_of_the_trainer_can_be_given():
     objects = {"self", "logger", "callbacks", "default_root_dir", "plugins", "model_registry"}
     ours = {field.name for field in fields(TrainerSettings)} - {"_target_"}
     assert ours == set(inspect.signature(L.Trainer.__init__).parameters) - objects
-
-
-def test_settings_for_tensorboard_are_plain_and_named_as_on_the_command_line(composed):
-    values = hparams(composed("model.lr=3e-4", "data.layout.num_digits=[2,3]"))
-    assert values["model.lr"] == 3e-4
-    assert values["data.layout.num_digits"] == "[2, 3]"
-    assert values["data.glyph_images"] == "None"
-    assert all(isinstance(value, int | float | str | bool) for value in values.values())
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import yaml
 from conftest import ROOT, TINY
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 METRICS = {"mse", "rmse", "mae", "within_5", "within_1", "exact", "count"}
 
@@ -105,6 +106,19 @@ def test_tensorboard_has_all_stages_pictures_and_hyperparameters(finished_run):
     assert board.Scalars("test/mae")[-1].value == pytest.approx(results["test"]["model"]["mae"])
     assert board.Scalars("best/val_mae")[-1].value == pytest.approx(results["val"]["model"]["mae"], rel=1e-5)
     assert "_hparams_/session_start_info" in board.summary_metadata
+
+
+def test_the_hparams_tab_has_the_main_settings_and_what_the_command_names(tiny, tmp_path):
+    assert tiny("-m", "model.lr=1e-3,3e-4", "trainer.max_epochs=1", "experiment=smoke").code == 0
+    (sweep,) = (tmp_path / "sweeps").iterdir()
+    content = board_of(sweep / "01_lr-3e-4").summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    values = HParamsPluginData.FromString(content).session_start_info.hparams
+    assert values["model.lr"].number_value == 3e-4
+    assert values["model"].string_value == "two_conv"
+    assert values["data"].string_value == "demo"
+    assert values["experiment"].string_value == "smoke"
+    assert values["data.num_train"].number_value == 40
+    assert not [name for name in values if name.endswith(("_dir", "root"))]
 
 
 def test_a_single_run_prints_table_paths_and_the_next_commands(tiny):
