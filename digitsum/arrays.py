@@ -97,7 +97,7 @@ def open_splits(root: Path, split_seed: int) -> dict[str, SumArrays]:
     tenth = len(everything) // 10
     if tenth == 0:
         raise InputError(f"{root}: expected at least 10 images to split 80/10/10, found {len(everything)}")
-    order = torch.randperm(len(everything), generator=torch.Generator().manual_seed(split_seed))
+    order = torch.from_numpy(np.random.default_rng(split_seed).permutation(len(everything)))
     parts = {"train": order[2 * tenth :], "val": order[:tenth], "test": order[tenth : 2 * tenth]}
     return {split: SumArrays(everything.images, everything.sums, part.sort().values) for split, part in parts.items()}
 
@@ -158,7 +158,7 @@ def _joined(arrays: dict[Path, np.ndarray], sums: np.ndarray | None) -> SumArray
                 f"{path}: expected images of {first.shape[1]}x{first.shape[2]} as in {first_path.name}, "
                 f"found {array.shape[1]}x{array.shape[2]}"
             )
-        if (array.dtype == np.uint8) != (first.dtype == np.uint8):
+        if array.dtype != first.dtype:
             raise InputError(f"{path}: expected pixels of {first.dtype} as in {first_path.name}, found {array.dtype}")
     images = ImageArrays(list(arrays.values()))
     return SumArrays(images, None if sums is None else torch.from_numpy(sums), torch.arange(len(images)))
@@ -177,8 +177,8 @@ def read_images(path: Path) -> np.ndarray:
         raise InputError(f"{path}: expected images (n, H, W), (n, 1, H, W) or (n, H, W, 1), found shape {array.shape}")
     if array.dtype == np.uint8:
         return array
-    if array.dtype.kind != "f":
-        raise InputError(f"{path}: expected pixels of dtype uint8, or float in [0, 1], found {array.dtype}")
+    if array.dtype not in (np.float16, np.float32, np.float64):
+        raise InputError(f"{path}: expected pixels of dtype uint8, float16, float32 or float64, found {array.dtype}")
     for start in range(0, len(array), _SCAN):
         part = array[start : start + _SCAN]
         if not (part.min() >= 0 and part.max() <= 1):  # false for NaN as well
@@ -203,9 +203,10 @@ def read_sums(path: Path) -> np.ndarray:
         raise InputError(f"{path}: expected sums (n,) or (n, 1), found shape {array.shape}")
     if array.dtype.kind not in "iuf":
         raise InputError(f"{path}: expected whole numbers, found dtype {array.dtype}")
+    # 2**53 is the last whole number up to which a double holds every one; a float16 cannot even hold the bound
+    values = array.astype(np.float64) if array.dtype.kind == "f" else array
     with np.errstate(invalid="ignore"):
-        # 2**53 is the last whole number up to which a float holds every one
-        good = (array >= 0) & (array <= 2**53) & (array == np.floor(array))
+        good = (values >= 0) & (values <= 2**53) & (values == np.floor(values))
     if not good.all():
         bad = int(np.flatnonzero(~good)[0])
         raise InputError(f"{path}: expected whole sums of 0 or more, found {array[bad]} at row {bad}")

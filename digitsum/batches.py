@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from digitsum.arrays import SumArrays
@@ -39,7 +40,7 @@ class Batches:
         return -(-len(self.arrays) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        if not (self._resumed and self._delivered < len(self)):
+        if not (self._resumed and 0 < self._delivered < len(self)):
             self._epoch += 1
             self._delivered = 0
         self._resumed = False
@@ -63,6 +64,6 @@ class Batches:
     def _order(self) -> torch.Tensor:
         if self.shuffle_seed is None:
             return self.arrays.index
-        # the epoch takes the high bits: seeds 0, 1, 2 of a sweep never share an order with each other's epochs
-        generator = torch.Generator().manual_seed(self.shuffle_seed + (self._epoch << 32))
-        return self.arrays.index[torch.randperm(len(self.arrays), generator=generator)]
+        # numpy mixes both numbers into the state; a torch CPU generator heeds only the low 32 bits of its seed
+        order = np.random.default_rng([self.shuffle_seed, self._epoch]).permutation(len(self.arrays))
+        return self.arrays.index[torch.from_numpy(order)]

@@ -159,7 +159,9 @@ def data_of(description: Any, places: dict[str, str | None], path: Path) -> Arra
         if kind is ComposedData:
             values["layout"] = Layout(**values["layout"])
         return kind(**values)
-    except (TypeError, KeyError) as error:
+    except InputError:
+        raise
+    except (TypeError, KeyError, ValueError) as error:
         raise InputError(
             f"{path}: this checkpoint does not say what data it was trained on; pass input=PATH"
         ) from error

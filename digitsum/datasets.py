@@ -150,7 +150,9 @@ def write_dataset(
             folder.rmdir()  # an empty folder made beforehand is no reason to refuse
         temporary.rename(folder)
     except OSError as error:
-        if (folder / "dataset.json").exists() and read_json(folder / "dataset.json")["fingerprint"] == fingerprint:
+        description = folder / "dataset.json"
+        found = read_json(description) if description.exists() else None
+        if isinstance(found, dict) and found.get("fingerprint") == fingerprint:
             return
         if folder.exists():
             raise InputError(f"{folder} exists and holds something else; choose another folder") from error
@@ -176,23 +178,23 @@ def _write_split(
     all_sums = []
     for shard, first in enumerate(range(0, total, _SHARD)):
         size = min(_SHARD, total - first)
-        images = np.lib.format.open_memmap(
-            folder / f"data{shard}.npy", mode="w+", dtype=np.uint8, shape=(size, layout.height, layout.width)
-        )
         drawn: list[Placements] = []
-        for begin in range(0, size, _CHUNK):
-            count = min(_CHUNK, size - begin)
-            chunk, placements = compose(
-                layout, pool, seed=composition.compose_seed, stream=stream, start=first + begin, count=count
-            )
-            images[begin : begin + count] = chunk
-            drawn.append(placements)
-            wide = chunk.astype(np.int32)
-            pixel_sum += int(wide.sum(dtype=np.int64))
-            pixel_squares += int(np.square(wide).sum(dtype=np.int64))
-            if progress is not None:
-                progress(count)
-        images.flush()
+        # written, not mapped: a full disk is then an error, where a mapped page would kill the process
+        with (folder / f"data{shard}.npy").open("wb") as images:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (size, layout.height, layout.width)}
+            np.lib.format.write_array_header_1_0(images, header)
+            for begin in range(0, size, _CHUNK):
+                count = min(_CHUNK, size - begin)
+                chunk, placements = compose(
+                    layout, pool, seed=composition.compose_seed, stream=stream, start=first + begin, count=count
+                )
+                images.write(chunk.data)
+                drawn.append(placements)
+                wide = chunk.astype(np.int32)
+                pixel_sum += int(wide.sum(dtype=np.int64))
+                pixel_squares += int(np.square(wide).sum(dtype=np.int64))
+                if progress is not None:
+                    progress(count)
         sums = np.concatenate([placements.sums for placements in drawn])
         np.save(folder / f"lab{shard}.npy", sums.astype(label_type))
         columns = ("digits", "left", "top", "glyph")

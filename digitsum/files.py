@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -65,7 +66,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: expected a JSON file, but it does not parse ({error})") from error
 
 
@@ -83,12 +84,15 @@ def read_npy(path: Path) -> np.memmap:
             raise InputError(f"{path}: expected a .npy file, found an empty file; write it again")
         if magic != b"\x93NUMPY":
             raise InputError(f"{path}: expected a .npy file, found another format; save it with numpy.save")
-        array = np.lib.format.open_memmap(path, mode="r")
+        with warnings.catch_warnings():
+            # a damaged header's shape may overflow, and one of Python 2 is read all the same
+            warnings.simplefilter("ignore")
+            array = np.lib.format.open_memmap(path, mode="r")
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, OverflowError, SyntaxError, MemoryError) as error:
+    except Exception as error:  # a damaged header raises whatever the parser stumbled over
         reason = str(error)
         if "object" in reason.lower():
             raise InputError(

@@ -150,18 +150,25 @@ def _as_pen_strokes(coarse: torch.Tensor) -> np.ndarray:
 def _mnist(root: str | None, download: bool) -> GlyphPool:
     from torchvision.datasets import MNIST  # two seconds to import, needed only to compose
 
-    assert root is not None
     how = "set data.mnist_root (or DIGITSUM_MNIST) to the folder that holds MNIST/raw, or pass data.download=true"
-    try:
-        parts = [MNIST(root, train=train, download=download) for train in (True, False)]
-    except RuntimeError as error:
-        raise InputError(f"MNIST not found in {root}: {how}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"MNIST in {root} cannot be read ({error}): delete it there, then {how}") from error
+    if root is None:
+        raise InputError(f"data.mnist_root: expected the folder that holds MNIST/raw, got none; {how}")
+    folder = Path(root, "MNIST", "raw")
+    if download and not all((folder / name).exists() for name in _MNIST_MD5):
+        try:
+            MNIST(root, download=True)
+        except (OSError, RuntimeError) as error:
+            raise InputError(f"MNIST cannot be downloaded to {root} ({str(error).splitlines()[0]})") from error
     for name, digest in _MNIST_MD5.items():
-        file = Path(root, "MNIST", "raw", name)
-        if hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest() != digest:
-            raise InputError(f"{file} is not the published MNIST file (MD5 differs): delete it, then {how}")
+        try:
+            content = (folder / name).read_bytes()
+        except FileNotFoundError as error:
+            raise InputError(f"MNIST not found in {root}: {how}") from error
+        except OSError as error:
+            raise InputError(f"cannot read {folder / name}: {error.strerror or error}") from error
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != digest:
+            raise InputError(f"{folder / name} is not the published MNIST file (MD5 differs): delete it, then {how}")
+    parts = [MNIST(root, train=train) for train in (True, False)]
     images = np.concatenate([part.data.numpy() for part in parts])
     labels = np.concatenate([part.targets.numpy() for part in parts]).astype(np.int64)
     return GlyphPool(images, labels, np.arange(len(labels)))

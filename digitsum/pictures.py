@@ -63,7 +63,10 @@ def read_picture(path: Path, image_size: tuple[int, int]) -> Picture:
                     raise InputError(
                         f"{path}: expected at most {_MAX_PIXELS:,} pixels, found {file.width}x{file.height}; shrink it"
                     )
-                upright = ImageOps.exif_transpose(file).convert("RGBA")
+                upright = ImageOps.exif_transpose(file)
+                if upright.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips instead of scaling
+                    upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
+                upright = upright.convert("RGBA")
     except InputError:
         raise
     except FileNotFoundError as error:
