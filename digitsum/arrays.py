@@ -1,5 +1,6 @@
 """Shards on disk (`data0.npy`, `lab0.npy`, ...) as one checked, memory-mapped view of images and sums."""
 
+import hashlib
 import re
 import warnings
 from collections.abc import Sequence
@@ -22,13 +23,15 @@ class ImageArrays:
 
     Args:
         arrays: each `(n, H, W)`, all uint8 or all float, with the same `H` and `W`.
+        names: of the arrays' files, for the fingerprint.
 
     Attributes:
         image_size: `(H, W)`.
     """
 
-    def __init__(self, arrays: Sequence[np.ndarray]) -> None:
+    def __init__(self, arrays: Sequence[np.ndarray], names: Sequence[str] = ()) -> None:
         assert arrays
+        self._names = list(names)
         with warnings.catch_warnings():
             # the arrays are mapped read-only and nothing writes to the tensors that share their memory
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -38,6 +41,15 @@ class ImageArrays:
 
     def __len__(self) -> int:
         return int(self._starts[-1])
+
+    def fingerprint(self) -> str:
+        """Hexadecimal digits that change with the arrays' names, shapes, dtypes, and 64 images spaced over each."""
+        digest = hashlib.blake2b(repr(self._names).encode(), digest_size=16)
+        for part in self._parts:
+            digest.update(repr((tuple(part.shape), part.dtype)).encode())
+            spaced = np.unique(np.linspace(0, len(part) - 1, 64).astype(np.int64))
+            digest.update(part.index_select(0, torch.from_numpy(spaced)).numpy().tobytes())
+        return digest.hexdigest()
 
     def gather(self, index: torch.Tensor) -> torch.Tensor:
         """Read the images at `index` `(B,)` int64: `(B, H, W)` uint8 in 0..255, or float32 in [0, 1]."""
@@ -68,6 +80,13 @@ class SumArrays:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    def fingerprint(self) -> str:
+        """Hexadecimal digits that change with the images (see `ImageArrays.fingerprint`), any sum, or the split."""
+        digest = hashlib.blake2b(self.images.fingerprint().encode(), digest_size=16)
+        for numbers in (self.sums, self.index):
+            digest.update(b"" if numbers is None else numbers.numpy().tobytes())
+        return digest.hexdigest()
 
 
 def open_splits(root: Path, split_seed: int) -> dict[str, SumArrays]:
@@ -160,7 +179,7 @@ def _joined(arrays: dict[Path, np.ndarray], sums: np.ndarray | None) -> SumArray
             )
         if array.dtype != first.dtype:
             raise InputError(f"{path}: expected pixels of {first.dtype} as in {first_path.name}, found {array.dtype}")
-    images = ImageArrays(list(arrays.values()))
+    images = ImageArrays(list(arrays.values()), [path.name for path in arrays])
     return SumArrays(images, None if sums is None else torch.from_numpy(sums), torch.arange(len(images)))
 
 

@@ -18,8 +18,8 @@ class Batches:
     One `index_select` gathers a whole batch, several times faster than a DataLoader that collects single samples, so
     that no worker processes are needed. The last batch may be smaller.
 
-    Each `iter()` begins the next epoch, except the first one after `load_state_dict`, which goes on where the saved
-    epoch stood.
+    Each `iter()` begins the epoch that `set_epoch` named, else the next one; the first after `load_state_dict` goes on
+    where the saved epoch stood, unless `set_epoch` named another.
 
     Args:
         arrays: the split.
@@ -35,15 +35,21 @@ class Batches:
         self._epoch = -1
         self._delivered = 0
         self._resumed = False
+        self._next_epoch: int | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next `iter()` be epoch `epoch`, counted from 0."""
+        self._next_epoch = epoch
 
     def __len__(self) -> int:
         return -(-len(self.arrays) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        if not (self._resumed and 0 < self._delivered < len(self)):
-            self._epoch += 1
+        half_way = self._resumed and 0 < self._delivered < len(self)
+        if not (half_way and self._next_epoch in (None, self._epoch)):
+            self._epoch = self._epoch + 1 if self._next_epoch is None else self._next_epoch
             self._delivered = 0
-        self._resumed = False
+        self._resumed, self._next_epoch = False, None
         order = self._order()
         for number in range(self._delivered, len(self)):
             index = order[number * self.batch_size : (number + 1) * self.batch_size]

@@ -18,7 +18,10 @@ from digitsum.files import write_text
 
 
 class History(L.Callback):
-    """Writes one row of metrics for each epoch to `history.csv`; no times, so that equal runs have equal files.
+    """Writes each epoch's metrics to `history.csv` and to the logger, and the learning rate to the logger by the step.
+
+    No times are in the file, so that equal runs have equal files. Everything is written before the checkpoint of the
+    same step: a resumed run neither lacks a line nor has one twice.
 
     Args:
         path: of the file.
@@ -31,8 +34,18 @@ class History(L.Callback):
         self.path = path
         self.rows: list[dict[str, float]] = []
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the learning rate of the batch."""
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if trainer.logger is not None and every and trainer.global_step % every == 0:
+            # the scheduler has already stepped: the rate is the one that the next batch learns with
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            trainer.logger.log_metrics({"lr": rate}, step=trainer.global_step)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add the epoch's row and write the file anew."""
+        """Add the epoch's row, write the file anew, and log the row."""
         metrics = {
             name: value.item()
             for name, value in sorted(trainer.callback_metrics.items())
@@ -45,6 +58,13 @@ class History(L.Callback):
         writer.writerows(self.rows)
         if trainer.is_global_zero:
             write_text(self.path, text.getvalue())
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(metrics, step=trainer.global_step)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """What was logged before a checkpoint must be on the disk before it."""
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.flush()
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far belong to the checkpoint."""
@@ -59,7 +79,8 @@ class Clock(L.Callback):
     """Measures each epoch.
 
     Attributes:
-        epochs: for each epoch `epoch` (counted from 1), `train_seconds`, `val_seconds` and `train_images_per_second`.
+        epochs: for each epoch `epoch` (counted from 1), `train_seconds`, `val_seconds` and `train_images_per_second`;
+            of an epoch that was resumed in its middle, what came after.
     """
 
     def __init__(self) -> None:
@@ -96,6 +117,14 @@ class Clock(L.Callback):
                 "train_images_per_second": round(self._images / train_seconds, 1),
             }
         )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epochs so far belong to the checkpoint."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the epochs of a checkpoint."""
+        self.epochs = state_dict["epochs"]
 
 
 class SumPictures(L.Callback):

@@ -97,6 +97,23 @@ class SumDataModule(L.LightningDataModule):
             seed = self.data.split_seed if isinstance(self.data, ArraysData) else 0
             self.splits = open_splits(self._folder(), seed)
 
+    def state_dict(self) -> dict[str, Any]:
+        """A checkpoint knows the data that it was trained on."""
+        return {split: arrays.fingerprint() for split, arrays in self.splits.items()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the data with those of the checkpoint that a run resumes from.
+
+        Raises:
+            InputError: they differ.
+        """
+        for split, fingerprint in self.state_dict().items():
+            if state_dict.get(split) != fingerprint:
+                raise InputError(
+                    f"{self._folder()}: the {split} data have changed since the checkpoint; restore them, or start a "
+                    "new run from its weights with init_from=CHECKPOINT"
+                )
+
     @property
     def image_size(self) -> tuple[int, int]:
         """`(H, W)` of every image; after `setup`."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -12,6 +13,11 @@ from typing import IO, Any
 import numpy as np
 
 from digitsum.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -107,6 +113,47 @@ def read_npy(path: Path) -> np.memmap:
     if array.size == 0:
         raise InputError(f"{path}: expected at least one entry, found shape {array.shape}")
     return array
+
+
+def require_space(folder: Path, num_bytes: int) -> None:
+    """Check that the disk of an existing `folder` has `num_bytes` left.
+
+    Raises:
+        InputError: it has less.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < num_bytes:
+        raise InputError(
+            f"{folder}: expected {num_bytes / 1e6:.0f} MB of free space for checkpoints, found {free / 1e6:.0f} MB; "
+            "free space or choose another outputs_dir"
+        )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other process out of `folder` inside the block; the lock ends with the process, however it ends.
+
+    Where the operating system has no such locks (Windows) nothing is kept out.
+
+    Raises:
+        InputError: another process is at work in the folder, or it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(
+            f"cannot write {folder}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise InputError(
+                    f"{folder}: another process is writing into this folder; wait for it, or choose another"
+                ) from error
+        yield
 
 
 def _umask() -> int:

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torchmetrics import MeanMetric, Metric
 
 from digitsum.batches import Batch
 from digitsum.errors import InputError
@@ -55,7 +56,8 @@ class OptimizerSettings:
 class SumModule(L.LightningModule):
     """Trains and applies a network that reads sums off images.
 
-    Logs `train/loss`, `train/mae`, ... and the same for `val` and `test` once an epoch, and `lr` by the step.
+    Offers `train/loss`, `train/mae`, ... and the same for `val` and `test` once an epoch as Lightning's metrics;
+    `digitsum.callbacks.History` writes them to the logger.
 
     Args:
         network: short name of the network, a key of `digitsum.networks.NETWORKS`.
@@ -93,6 +95,7 @@ class SumModule(L.LightningModule):
             logger=False,
         )
         metrics = sum_metrics()
+        self.train_loss = MeanMetric()
         self.train_metrics = metrics.clone(prefix="train/")
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
@@ -110,7 +113,7 @@ class SumModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Take fresh metric states: those that an earlier `trainer.validate` left cannot be updated outside of it."""
-        for metrics in (self.train_metrics, self.val_metrics):
+        for metrics in (self.train_loss, self.train_metrics, self.val_metrics):
             metrics.reset()
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
@@ -118,11 +121,11 @@ class SumModule(L.LightningModule):
         output = self.net(batch["images"])
         loss = self.net.loss(output, batch["sums"])
         count = len(batch["sums"])
+        self._check_finite(loss, batch_idx)
+        self.train_loss.update(loss.detach(), weight=count)
         self.train_metrics.update(self.net.estimate(output.detach()), batch["sums"])
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=count)
-        self.log_dict(self.train_metrics, on_step=False, on_epoch=True, batch_size=count)
+        self.log_dict(self.running_metrics, on_step=False, on_epoch=True, logger=False, batch_size=count)
         self.log("loss", loss, prog_bar=True, logger=False, batch_size=count)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=count)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
@@ -167,7 +170,24 @@ class SumModule(L.LightningModule):
         count = len(batch["sums"])
         metrics.update(preds, batch["sums"])
         loss = self.net.loss(output, batch["sums"])
-        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=count)
+        self.log(f"{stage}/loss", loss, on_epoch=True, logger=False, batch_size=count)
         for name, metric in metrics.items():
-            self.log(name, metric, on_epoch=True, prog_bar=name == "val/mae", batch_size=count)
+            self.log(name, metric, on_epoch=True, logger=False, prog_bar=name == "val/mae", batch_size=count)
         return preds
+
+    @property
+    def running_metrics(self) -> dict[str, Metric]:
+        """What is summed up over a training epoch, by the names that it is logged under."""
+        return {"train/loss": self.train_loss, **dict(self.train_metrics.items())}
+
+    def _check_finite(self, loss: torch.Tensor, batch_idx: int) -> None:
+        """Stop at a loss that is no number; on a GPU a look is dear, so there only where a line is logged anyway."""
+        trainer = self.trainer
+        if self.device.type != "cpu" and batch_idx % (trainer.log_every_n_steps or 50):  # type: ignore[attr-defined]
+            return
+        if not torch.isfinite(loss):
+            raise InputError(
+                f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}); the "
+                "last good checkpoint, if an epoch was finished, is checkpoints/last.ckpt; likely causes: model.lr too "
+                "high, half precision, or damaged images; try a lower model.lr or trainer.gradient_clip_val=1"
+            )

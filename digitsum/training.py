@@ -29,6 +29,7 @@ def train(
     *,
     test: bool,
     hparams: dict[str, Any],
+    ckpt_path: Path | None = None,
 ) -> tuple[float | None, dict[str, Any]]:
     """Fit, evaluate the best checkpoint, and write figures, metrics and times into `run_dir`.
 
@@ -39,6 +40,7 @@ def train(
         run_dir: the run's folder.
         test: whether to evaluate the test set, once.
         hparams: plain values for TensorBoard's HPARAMS tab.
+        ckpt_path: a checkpoint of this very run to go on from.
 
     Returns:
         The best value of the monitored validation metric (None where no checkpoint was written, as under
@@ -48,7 +50,7 @@ def train(
     begin = time.perf_counter()
     if trainer.logger is not None:
         trainer.logger.log_hyperparams(hparams)
-    trainer.fit(module, datamodule=datamodule)
+    trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     fit_seconds = time.perf_counter() - begin
 
     history, clock = (_callback(trainer, kind) for kind in (History, Clock))

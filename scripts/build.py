@@ -1,12 +1,15 @@
 """From configs to objects: registers the schemas with Hydra and builds what a script needs from a checked config."""
 
+import itertools
 import re
 import sys
 from dataclasses import asdict, dataclass, field, make_dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import lightning.pytorch.callbacks
 from console import PROJECT, ComposingBar
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
@@ -14,12 +17,16 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from digitsum.callbacks import Clock, History
+from digitsum.checkpoints import WholeCheckpointIO
 from digitsum.datamodule import ArraysData, ComposedData, SumDataModule
 from digitsum.errors import InputError
 from digitsum.module import OptimizerSettings, SumModule
 from digitsum.networks import NETWORKS
+from digitsum.resuming import Resumable, Signals
+from digitsum.runs import CONFIG_FILE, LAST_CHECKPOINT, newest_run, read_config
 
 
 @dataclass
@@ -140,6 +147,11 @@ class TrainConfig:
     seed: int = 0
     test: bool = True
     monitor: str = MISSING
+    init_from: str | None = None
+    resume: str | None = None
+    save_every_n_steps: int | None = None
+    save_every_n_minutes: float | None = None
+    safetensors: bool = False
     outputs_dir: str = MISSING
     run_dir: str = MISSING
     debug: bool = False
@@ -152,7 +164,7 @@ class PredictConfig:
     ckpt_path: str | None = None
     split: str = "val"
     input: str | None = None
-    batch_size: int | None = None
+    batch_size: int = 64
     trainer: Any = MISSING
     mnist_root: str | None = None
     data_root: str | None = None
@@ -179,11 +191,8 @@ def register() -> None:
     store(name="make_data_schema", node=MakeDataConfig)
     store(group="data/schema", name="arrays", node=ArraysData)
     store(group="data/schema", name="composed", node=ComposedData)
-    for name, (_, settings) in NETWORKS.items():
-        model = make_dataclass(
-            f"{name}_model", [("network", str, field(default=name))], bases=(OptimizerSettings, settings)
-        )
-        store(group="model/schema", name=name, node=model)
+    for name in NETWORKS:
+        store(group="model/schema", name=name, node=_model_schema(name))
     store(group="trainer/schema", name="trainer", node=TrainerSettings)
     store(group="callbacks/schema", name="checkpoint", node=CheckpointSettings)
     store(group="callbacks/schema", name="early_stopping", node=EarlyStoppingSettings)
@@ -192,6 +201,34 @@ def register() -> None:
     store(group="logger/schema", name="csv", node=CSVSettings)
     OmegaConf.register_new_resolver("project_root", lambda: PROJECT, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+
+
+def run_folder(outputs_dir: str, resume: str | None) -> str:
+    """The folder of a single run: the one to resume, `latest` included, or a new one of the present second.
+
+    Made here and now, so that two runs started together get two.
+
+    Raises:
+        InputError: there is no run to resume, or the folder cannot be made.
+    """
+    runs = Path(outputs_dir, "runs")
+    if resume is not None:
+        folder = newest_run(Path(outputs_dir), finished=False) if resume == "latest" else Path(resume).absolute()
+        read_config(folder)  # before Hydra's log makes a folder of whatever was named
+        return str(folder)
+    second = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for number in itertools.count(2):
+        folder = runs / (second if number == 2 else f"{second}_{number - 1}")
+        try:
+            folder.mkdir(parents=True)
+            return str(folder)
+        except FileExistsError:
+            if not runs.is_dir():
+                raise InputError(f"cannot write {runs}: it is no folder; choose another outputs_dir") from None
+        except OSError as error:
+            raise InputError(f"cannot write {runs}: {error.strerror or error}; choose another outputs_dir") from error
+    raise AssertionError
 
 
 def job_folder(number: int, overrides: list[str]) -> str:
@@ -279,19 +316,103 @@ def build_trainer(cfg: DictConfig, **more: Any) -> L.Trainer:
         raise InputError(f"trainer: {str(cause).strip().splitlines()[0]}") from error
 
 
-def build_training(cfg: DictConfig, *, in_sweep: bool) -> L.Trainer:
-    """The Trainer with the config's callbacks and logger, and with what every run keeps: history and times."""
+def build_training(cfg: DictConfig, signals: Signals, *, in_sweep: bool) -> L.Trainer:
+    """The Trainer with the config's callbacks and logger, and with what every run has: history, clock, resumption."""
     callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
     if in_sweep and cfg.trainer.enable_progress_bar is None:
         cfg.trainer.enable_progress_bar = False  # a bar for each job only fills the logs
     logger: Logger | bool = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
     run_dir = Path(cfg.run_dir)
+    resumable = Resumable(run_dir / LAST_CHECKPOINT, signals, cfg.save_every_n_steps, cfg.save_every_n_minutes)
     return build_trainer(
         cfg,
-        callbacks=[History(run_dir / "history.csv"), Clock(), *callbacks],
+        callbacks=[History(run_dir / "history.csv"), Clock(), *callbacks, resumable],
         logger=logger,
+        plugins=[WholeCheckpointIO()],
         default_root_dir=str(run_dir),
     )
+
+
+_RESUMABLE_CHANGES = ("trainer.", "save_every_", "test", "debug", "resume", "outputs_dir")
+
+
+def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> DictConfig:
+    """The config that a run recorded, to resume it: checked like one from the command line, and never obeyed.
+
+    Args:
+        cfg: the config of the resuming command.
+        run_dir: the run's folder; whatever its config says, it stays the place that is written to.
+        overrides: of the resuming command.
+
+    Raises:
+        InputError: the record is not one of this version's, names anything but our own and Lightning's callbacks and
+            loggers, or an override would change what the run is.
+    """
+    record = read_config(run_dir)
+    if "${" in repr(record):  # a record is resolved: this would be looked up on the reader's machine
+        raise InputError(f"{run_dir / CONFIG_FILE}: expected plain values, found an interpolation")
+    keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    for key in keys:
+        if not key.startswith(_RESUMABLE_CHANGES):
+            raise InputError(
+                f"{key} cannot change in a resumed run; leave it out, or start a new run with init_from=CHECKPOINT"
+            )
+    try:
+        data = ArraysData if "root" in record["data"] else ComposedData
+        model = _model_schema(record["model"]["network"])
+        recorded = OmegaConf.structured(TrainConfig)
+        schemas: dict[str, Any] = {"data": data, "model": model, "trainer": TrainerSettings}
+        for group, schema in schemas.items():
+            recorded[group] = OmegaConf.merge(OmegaConf.structured(schema), record[group])
+        recorded.callbacks = {name: _known(node) for name, node in record["callbacks"].items()}
+        recorded.logger = _known(record["logger"])
+        for key in TrainConfig.__dataclass_fields__:
+            if key not in (*schemas, "callbacks", "logger"):
+                recorded[key] = record.get(key, cfg[key])
+        OmegaConf.to_container(recorded, throw_on_missing=True)
+    except (KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
+        raise InputError(
+            f"{run_dir / CONFIG_FILE}: this record does not fit this version of digitsum ({str(error).splitlines()[0]})"
+        ) from error
+    if recorded.trainer._target_ != TrainerSettings._target_:
+        raise InputError(f"{run_dir / CONFIG_FILE}: refuses to build {recorded.trainer._target_}")
+    for key in keys:
+        OmegaConf.update(recorded, key, OmegaConf.select(cfg, key))
+    recorded.run_dir, recorded.outputs_dir, recorded.debug = str(run_dir), cfg.outputs_dir, cfg.debug
+    for node in (*recorded.callbacks.values(), recorded.logger):
+        for key, place in (("dirpath", run_dir / LAST_CHECKPOINT.parent), ("save_dir", run_dir)):
+            if key in node:
+                node[key] = str(place)
+    return recorded
+
+
+def _known(node: dict[str, Any] | None) -> Any:
+    """A recorded callback or logger, if it is one of ours or Lightning's; its schema where there is one."""
+    if not node:
+        return {}
+    target = node["_target_"]
+    schemas = (CheckpointSettings, EarlyStoppingSettings, PicturesSettings, TensorBoardSettings, CSVSettings)
+    for schema in schemas:
+        if schema._target_ == target:
+            return OmegaConf.merge(OmegaConf.structured(schema), node)
+    module, _, name = target.rpartition(".")
+    if module == "lightning.pytorch.callbacks" and name in lightning.pytorch.callbacks.__all__ and _is_plain(node):
+        return node
+    raise InputError(f"refuses to build {target!r}, which is none of digitsum's or Lightning's callbacks and loggers")
+
+
+def _is_plain(node: dict[str, Any]) -> bool:
+    """Whether no object inside would be built in its turn."""
+    return all(value is None or isinstance(value, int | float | bool | str) for value in node.values())
+
+
+def _model_schema(network: str) -> type:
+    """The flat schema of a network and its training, as the `model` group has it."""
+    if network not in NETWORKS:
+        raise InputError(f"unknown network {network!r}; known are {', '.join(NETWORKS)}")
+    settings = NETWORKS[network][1]
+    fields = [("network", str, field(default=network))]
+    return make_dataclass(f"{network}_model", fields, bases=(OptimizerSettings, settings))
 
 
 def hparams(cfg: DictConfig, hydra: Any) -> dict[str, Any]:

@@ -30,12 +30,15 @@ def run_script(main: Callable[[], Any]) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from digitsum.errors import InputError
+    from digitsum.resuming import Interrupted
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, not as Hydra prints them
     _keep_heap()
     _silence_known_messages()
     try:
         main()
+    except Interrupted as stop:
+        sys.exit(128 + stop.signum)
     except (InputError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("DIGITSUM_DEBUG") == "1":
             raise
@@ -76,6 +79,13 @@ def reports_mistakes(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def one_line(error: BaseException) -> str:
     """An error and, for Hydra's and OmegaConf's, what it came from, on one line."""
+    from digitsum.errors import InputError
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, InputError):  # raised in a resolver, say
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
     words = [str(error)]
     if error.__cause__ is not None and type(error).__module__.startswith("hydra"):
         words.append(str(error.__cause__))

@@ -10,7 +10,7 @@ Settings, as key=value:
     ckpt_path=FILE           the checkpoint; it holds all that is needed. Default: the newest finished run's best one
     split=train|val|test|all the run's own data (default val)
     input=PATH               images to read instead
-    batch_size=N             images at once (default: as in training)
+    batch_size=N             images at once (default 64)
     trainer=auto|cpu|gpu|mps
     mnist_root=FOLDER        where MNIST is, if the run's data must be composed anew
     data_root=FOLDER         where the run's own arrays are, if they have moved
@@ -56,17 +56,17 @@ def main(cfg: DictConfig) -> None:
     """Predict as `cfg` says."""
     if cfg.split not in (*SPLITS, "all"):
         raise InputError(f"split: expected one of {', '.join(SPLITS)}, all, got {cfg.split!r}")
-    if cfg.batch_size is not None and cfg.batch_size < 1:
+    if cfg.batch_size < 1:
         raise InputError(f"batch_size: expected 1 or more images, got {cfg.batch_size}")
     if cfg.ckpt_path is None:
-        ckpt_path = newest_run(Path(cfg.outputs_dir)) / BEST_CHECKPOINT
+        ckpt_path = newest_run(Path(cfg.outputs_dir), finished=True) / BEST_CHECKPOINT
         log.info("the newest finished run: %s", ckpt_path)
     else:
         ckpt_path = Path(cfg.ckpt_path)
     checkpoint = read_checkpoint(ckpt_path)
     module = model_of(checkpoint, ckpt_path)
 
-    batch_size = cfg.batch_size or checkpoint["datamodule_hyper_parameters"]["data"]["batch_size"]
+    batch_size = cfg.batch_size
     if cfg.input is None:
         parts: dict[str, Any] = own_data(cfg, checkpoint, ckpt_path)
     else:

@@ -16,6 +16,9 @@ Settings, as key=value:
     experiment=NAME                        a file of conf/experiment/ on top of all this
     seed=0                                 of weights, dropout and the order of the images
     test=true|false                        evaluate the test set at the end of a single run
+    resume=FOLDER|latest                   go on in a run's folder, with the settings that it recorded
+    init_from=CHECKPOINT                   start a new run from these weights
+    save_every_n_steps=N                   write last.ckpt within an epoch, too (or save_every_n_minutes=N)
     debug=true                             show a mistake's traceback
 
     --cfg job                              print the whole config instead of training
@@ -36,15 +39,27 @@ from typing import Any
 import hydra
 import lightning as L
 import yaml
-from build import build_datamodule, build_module, build_training, hparams, model_arguments, register
+from build import (
+    build_datamodule,
+    build_module,
+    build_training,
+    hparams,
+    model_arguments,
+    recorded_config,
+    register,
+)
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from digitsum.checkpoints import read_checkpoint, save_safetensors
 from digitsum.errors import InputError
 from digitsum.evaluation import metrics_table
-from digitsum.files import write_json, write_text
+from digitsum.files import locked, require_space, write_json, write_text
+from digitsum.module import SumModule
 from digitsum.records import environment
+from digitsum.resuming import Interrupted, Signals, trim_events
+from digitsum.runs import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
 from digitsum.training import count_parameters, train
 
 register()
@@ -55,24 +70,44 @@ register()
 def main(cfg: DictConfig) -> float | None:
     """Train one model; returns the best validation score, a sweep's objective."""
     command = HydraConfig.get()
-    return run(cfg, in_sweep=command.mode == RunMode.MULTIRUN, hparams=hparams(cfg, command))
+    in_sweep = command.mode == RunMode.MULTIRUN
+    run_dir = Path(cfg.run_dir)
+    if cfg.resume is not None:
+        if in_sweep:
+            raise InputError("resume: expected a single run, got a sweep; leave -m out")
+        cfg = recorded_config(cfg, run_dir, list(command.overrides.task))
+    signals = Signals()
+    with signals.listening(), locked(run_dir):
+        try:
+            return run(cfg, signals, in_sweep=in_sweep, hparams=hparams(cfg, command))
+        except Interrupted:
+            log.info("stopped; go on with: python scripts/train.py resume='%s'", run_dir)
+            raise
 
 
-def run(cfg: DictConfig, *, in_sweep: bool, hparams: dict[str, Any]) -> float | None:
+def run(cfg: DictConfig, signals: Signals, *, in_sweep: bool, hparams: dict[str, Any]) -> float | None:
     """Train one model as `cfg` says; the test set is left alone in a sweep."""
     if not 0 <= cfg.seed < 2**32:
         raise InputError(f"seed: expected 0 to {2**32 - 1}, got {cfg.seed}")
     run_dir = Path(cfg.run_dir)
+    if cfg.resume is not None and is_finished(cfg, run_dir):
+        print(f"{run_dir} is finished; give it a new end with trainer.max_epochs=N")
+        return None
     arguments = model_arguments(cfg)
     datamodule = build_datamodule(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    trainer = build_training(cfg, in_sweep=in_sweep)
+    trainer = build_training(cfg, signals, in_sweep=in_sweep)
     datamodule.prepare_data()
     datamodule.setup()
     module = build_module(arguments, datamodule)
+    ckpt_path = take_up(run_dir) if cfg.resume is not None else None
+    if cfg.resume is None and cfg.init_from is not None:
+        copy_weights(Path(cfg.init_from), module)
 
-    write_text(run_dir / "config.yaml", yaml.safe_dump(OmegaConf.to_container(cfg, resolve=True), sort_keys=False))
+    write_text(run_dir / CONFIG_FILE, yaml.safe_dump(OmegaConf.to_container(cfg, resolve=True), sort_keys=False))
     write_json(run_dir / "environment.json", environment(Path(PROJECT)))
+    # best, last and the one being written: weights and Adam's two means, in float32
+    require_space(run_dir, 3 * 12 * count_parameters(module) + 2**24)
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in datamodule.splits.items())
     height, width = datamodule.image_size
     log.info("data: %s images of %dx%d", sizes, height, width)
@@ -80,16 +115,56 @@ def run(cfg: DictConfig, *, in_sweep: bool, hparams: dict[str, Any]) -> float | 
     log.info("device: %s", trainer.strategy.root_device)
     log.info("results go to %s", run_dir)
 
-    score, results = train(trainer, module, datamodule, run_dir, test=cfg.test and not in_sweep, hparams=hparams)
+    score, results = train(
+        trainer, module, datamodule, run_dir, test=cfg.test and not in_sweep, hparams=hparams, ckpt_path=ckpt_path
+    )
+    if cfg.safetensors:
+        save_safetensors(module, run_dir / "best.safetensors")
 
     log.info("\nBest checkpoint, last epoch and the constant answer (%.2f), in evaluation mode:", module.train_mean)
     log.info("%s\n", metrics_table(results))
     log_written(run_dir)
     log.info("\nnext:")
     if score is not None:
-        log.info("  python scripts/predict.py ckpt_path='%s'", run_dir / "checkpoints" / "best.ckpt")
+        log.info("  python scripts/predict.py ckpt_path='%s'", run_dir / BEST_CHECKPOINT)
     log.info("  tensorboard --logdir '%s'", cfg.outputs_dir)
     return score
+
+
+def is_finished(cfg: DictConfig, run_dir: Path) -> bool:
+    """Whether a run to resume has reached the end that `cfg` gives it."""
+    planned = read_config(run_dir)["trainer"]["max_epochs"]
+    if cfg.trainer.max_epochs != planned and cfg.model.schedule != "constant":
+        raise InputError(
+            f"trainer.max_epochs: model.schedule={cfg.model.schedule} was laid out for {planned} epochs and cannot be "
+            "made longer; start a new run with init_from=CHECKPOINT"
+        )
+    return (run_dir / METRICS_FILE).is_file() and cfg.trainer.max_epochs == planned
+
+
+def take_up(run_dir: Path) -> Path | None:
+    """Bring a run's folder to the moment of its last checkpoint; returns that, or None where there is none yet."""
+    path = run_dir / LAST_CHECKPOINT
+    (run_dir / METRICS_FILE).unlink(missing_ok=True)  # not finished any more
+    if not path.is_file():
+        log.info("no checkpoint yet: from the beginning")
+        trim_events(run_dir, step=-1)
+        return None
+    checkpoint = read_checkpoint(path)
+    log.info("resuming after step %d", checkpoint["global_step"])
+    trim_events(run_dir, checkpoint["global_step"])
+    return path
+
+
+def copy_weights(path: Path, module: SumModule) -> None:
+    """Start `module` from the weights of a checkpoint of the same network."""
+    try:
+        module.load_state_dict(read_checkpoint(path)["state_dict"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"init_from: the weights of {path} do not fit this network and image size; "
+            "give the options that it was trained with"
+        ) from error
 
 
 if __name__ == "__main__":

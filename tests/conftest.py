@@ -10,6 +10,8 @@ import console
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
+from digitsum.resuming import Signals
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # as small as a run can be that still has several batches and an uneven last one
@@ -24,6 +26,10 @@ TINY = (
     "model.conv1_channels=2",
     "model.conv2_channels=3",
 )
+
+
+def pytest_addoption(parser):
+    parser.addoption("--faults", type=int, default=20, help="how many times to kill runs (tests/test_faults.py)")
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +83,7 @@ def finished_run(tmp_path_factory, datasets_dir):
             "train", [*TINY, f"run_dir={folder}", f"outputs_dir={outputs}", f"data.datasets_dir={datasets_dir}"]
         )
     seeded = os.environ.get("PL_GLOBAL_SEED")
-    train.run(cfg, in_sweep=False, hparams={"seed": 0})
+    train.run(cfg, Signals(), in_sweep=False, hparams={"seed": 0})
     if seeded is None:
         os.environ.pop("PL_GLOBAL_SEED", None)
     return folder

@@ -24,6 +24,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from digitsum.datamodule import ArraysData, ComposedData
 from digitsum.module import SumModule
 from digitsum.networks import NETWORKS
+from digitsum.resuming import Signals
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 
@@ -50,7 +51,7 @@ def test_every_experiment_composes_into_objects(composed, experiment):
     arguments = model_arguments(cfg)
     module = SumModule(image_size=(40, 168), **arguments)
     assert module.optimizer_settings.lr == cfg.model.lr
-    assert isinstance(build_training(cfg, in_sweep=False), L.Trainer)
+    assert isinstance(build_training(cfg, Signals(), in_sweep=False), L.Trainer)
     assert build_datamodule(cfg).data.batch_size == cfg.data.batch_size
 
 
@@ -105,13 +106,13 @@ def test_mnist_is_looked_for_below_outputs_without_the_environment_variable(comp
     ("choice", "kind"), [("tensorboard", TensorBoardLogger), ("csv", CSVLogger), ("none", type(None))]
 )
 def test_each_logger_is_built(composed, choice, kind):
-    trainer = build_training(composed(f"logger={choice}", "trainer=cpu"), in_sweep=False)
+    trainer = build_training(composed(f"logger={choice}", "trainer=cpu"), Signals(), in_sweep=False)
     assert isinstance(trainer.logger, kind)
 
 
 def test_callbacks_can_be_added_changed_and_dropped(composed):
     def names(*overrides):
-        trainer = build_training(composed("trainer=cpu", *overrides), in_sweep=False)
+        trainer = build_training(composed("trainer=cpu", *overrides), Signals(), in_sweep=False)
         return {type(callback).__name__: callback for callback in trainer.callbacks}
 
     assert "EarlyStopping" not in names()
@@ -122,10 +123,10 @@ def test_callbacks_can_be_added_changed_and_dropped(composed):
 
 
 def test_a_sweep_has_no_progress_bar_unless_asked_for(composed):
-    assert build_training(composed("trainer=cpu"), in_sweep=True).progress_bar_callback is None
-    assert build_training(composed("trainer=cpu"), in_sweep=False).progress_bar_callback is not None
+    assert build_training(composed("trainer=cpu"), Signals(), in_sweep=True).progress_bar_callback is None
+    assert build_training(composed("trainer=cpu"), Signals(), in_sweep=False).progress_bar_callback is not None
     asked = composed("trainer=cpu", "trainer.enable_progress_bar=true")
-    assert build_training(asked, in_sweep=True).progress_bar_callback is not None
+    assert build_training(asked, Signals(), in_sweep=True).progress_bar_callback is not None
 
 
 def test_every_plain_argument_of_the_trainer_can_be_given():
