@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from digitsum.errors import InputError
-from digitsum.files import read_npy
+from digitsum.files import exists, is_folder, read_npy
 from digitsum.glyphs import SPLITS
 
 _NAME = re.compile(r"(data|lab|label)(\d+)\.npy")
@@ -98,9 +98,9 @@ def open_splits(root: Path, split_seed: int) -> dict[str, SumArrays]:
     Raises:
         InputError: see `open_shards`; or fewer than 10 images to split; or sub-folders whose image sizes differ.
     """
-    if not root.is_dir():
-        raise InputError(f"{root}: expected a folder of shards, found {'a file' if root.exists() else 'nothing'}")
-    present = [split for split in SPLITS if (root / split).is_dir()]
+    if not is_folder(root):
+        raise InputError(f"{root}: expected a folder of shards, found {'a file' if exists(root) else 'nothing'}")
+    present = [split for split in SPLITS if is_folder(root / split)]
     if present:
         missing = [split for split in SPLITS if split not in present]
         if missing:

@@ -1,7 +1,11 @@
 """Checkpoints: from a file to a model, without trusting the file."""
 
 import json
+import math
+import os
 import pickle
+import re
+import stat
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,23 @@ class WholeCheckpointIO(TorchCheckpointIO):
         with written_whole(Path(path)) as file:
             torch.save(checkpoint, file)
 
+    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Read the checkpoint that a run resumes from; the checkpoints that it names are looked for beside it.
+
+        `ModelCheckpoint` reads and deletes files at the paths that it finds in a checkpoint. A run's folder may have
+        been moved, and a stranger's checkpoint may name any file of the reader's.
+        """
+        checkpoint = super().load_checkpoint(path, *arguments, **options)
+        folder = os.path.realpath(Path(path).parent)
+        for state in checkpoint.get("callbacks", {}).values():
+            if isinstance(state, dict) and "best_model_path" in state:
+                for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                    state[key] = _beside(state.get(key, ""), folder)
+                best = state.get("best_k_models", {})
+                state["best_k_models"] = {_beside(name, folder): score for name, score in best.items()}
+                state["dirpath"] = folder
+        return checkpoint
+
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint of a `SumModule`, or its weights as `.safetensors`; plain values and tensors, no code is run.
@@ -34,21 +55,33 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, no checkpoint, one that holds more than plain values, or another model's.
     """
-    if not path.is_file():
-        raise InputError(f"{path}: expected a checkpoint, found {'a folder' if path.is_dir() else 'nothing'}")
     try:
-        path.open("rb").close()
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{path}: expected a checkpoint, found nothing") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        found = "a folder" if stat.S_ISDIR(status.st_mode) else "no file"
+        raise InputError(f"{path}: expected a checkpoint, found {found}")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    refused = False
     try:
+        _require_whole(path, status.st_size)
+        refused = True  # as a zip file it is sound
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch names no exception of its own for a damaged or a refused file
-        refused = isinstance(error, pickle.UnpicklingError) and zipfile.is_zipfile(path)
+        refused = refused and isinstance(error, pickle.UnpicklingError)
         reason = "holds more than plain values" if refused else "is damaged or no checkpoint"
         raise InputError(f"{path}: expected a checkpoint written by scripts/train.py, but it {reason}") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= checkpoint.keys():
+    if (
+        not isinstance(checkpoint, dict)
+        or not {"state_dict", "hyper_parameters"} <= checkpoint.keys()
+        or not isinstance(checkpoint.get("datamodule_hyper_parameters", {}), dict)
+    ):
         raise InputError(f"{path}: expected a checkpoint written by scripts/train.py, found another file of torch's")
     return checkpoint
 
@@ -67,10 +100,20 @@ def load_model(path: str | Path) -> SumModule:
 def model_of(checkpoint: dict[str, Any], path: Path) -> SumModule:
     """Build the model that `read_checkpoint` returned; `path` is named in errors."""
     try:
-        module = SumModule(**checkpoint["hyper_parameters"])
-        module.load_state_dict(checkpoint["state_dict"])
-    except (InputError, TypeError, RuntimeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        hyper_parameters, state_dict = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        for name, value in state_dict.items():
+            # a tensor may claim a size that it has no memory for
+            whole = value.is_cpu and value.nbytes <= value.untyped_storage().nbytes()
+            if not (whole and value.is_floating_point() and value.isfinite().all()):
+                raise InputError(f"expected finite numbers as {name}")
+        if not math.isfinite(hyper_parameters.get("train_mean", 0.0)):
+            raise InputError("expected a finite number as train_mean")
+        with torch.device("meta"):  # takes no memory, however large a network the hyperparameters claim
+            SumModule(**hyper_parameters).load_state_dict(state_dict, assign=True)
+        module = SumModule(**hyper_parameters)
+        module.load_state_dict(state_dict)
+    except Exception as error:  # hyperparameters and weights may be any plain values
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"{path}: this checkpoint does not fit this version of digitsum ({reason})") from error
     return module.eval()
 
@@ -95,6 +138,24 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
         with safetensors.safe_open(path, "pt") as file:
             hyper_parameters = json.loads((file.metadata() or {})["hyper_parameters"])
             state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (safetensors.SafetensorError, KeyError, ValueError, RecursionError) as error:
+    except Exception as error:  # a damaged file raises whatever the parser stumbled over
         raise InputError(f"{path}: expected weights written by digitsum, but it is damaged or another's") from error
     return {"state_dict": state_dict, "hyper_parameters": hyper_parameters}
+
+
+def _require_whole(path: Path, size: int) -> None:
+    """Raise some exception unless `path` is a zip file as torch writes them, whose checksums hold.
+
+    Torch itself takes a flipped bit for a weight, and would unpack a small file to any size.
+    """
+    with zipfile.ZipFile(path) as file:
+        if sum(entry.file_size for entry in file.infolist()) > size:
+            raise ValueError("claims to hold more than its own size")
+        if file.testzip() is not None:
+            raise ValueError("a checksum does not hold")
+
+
+def _beside(path: Any, folder: str) -> str:
+    """The checkpoint in `folder` that has the name of the one at `path`; empty where that is no checkpoint's name."""
+    name = re.split(r"[/\\]", str(path))[-1]
+    return str(Path(folder, name)) if Path(name).suffix == ".ckpt" else ""

@@ -1,7 +1,7 @@
 """The LightningDataModule: from a description of the data to batches of images and sums."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -174,14 +174,22 @@ def data_of(description: Any, places: dict[str, str | None], path: Path) -> Arra
             key: place for key, place in places.items() if place is not None and key in kind.__dataclass_fields__
         }
         if kind is ComposedData:
-            values["layout"] = Layout(**values["layout"])
-        return kind(**values)
+            values["layout"] = _checked(Layout(**values["layout"]))
+        return _checked(kind(**values))
     except InputError:
         raise
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(
             f"{path}: this checkpoint does not say what data it was trained on; pass input=PATH"
         ) from error
+
+
+def _checked(settings: Any) -> Any:
+    """`settings` themselves, if each value is of the type that its field has; else a TypeError."""
+    for entry in fields(settings):
+        if entry.type is not Any and not isinstance(getattr(settings, entry.name), entry.type):  # type: ignore[arg-type]
+            raise TypeError(f"{entry.name} is no {entry.type}")
+    return settings
 
 
 def _kind(data: ArraysData | ComposedData) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from digitsum.canvases import Layout, Placements, compose
 from digitsum.errors import InputError
-from digitsum.files import read_json, write_json
+from digitsum.files import exists, read_json, write_json
 from digitsum.glyphs import SPLITS, GlyphPool, load_glyph_pools
 
 # Raise it when the same settings would give other arrays: cached sets of an older format are then left alone.
@@ -74,8 +74,9 @@ class Composition:
             if path is not None:
                 try:
                     content[key] = hashlib.blake2b(Path(path).read_bytes()).hexdigest()
-                except OSError as error:
-                    raise InputError(f"data.{key}: cannot read {path}: {error.strerror or error}") from error
+                except (OSError, ValueError) as error:  # a ValueError where no file can have such a name
+                    reason = getattr(error, "strerror", None) or error
+                    raise InputError(f"data.{key}: cannot read {path}: {reason}") from error
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
@@ -90,7 +91,7 @@ def cached_dataset(
     """The folder below `datasets_dir` that holds the composed set; composed now unless it is there already."""
     total = sum(composition.count(split) for split in SPLITS)
     folder = datasets_dir / f"{composition.glyphs}-{total}-{composition.fingerprint()}"
-    if not (folder / "dataset.json").exists():
+    if not exists(folder / "dataset.json"):
         write_dataset(composition, folder, mnist_root=mnist_root, download=download, progress=progress)
     return folder
 
@@ -151,10 +152,10 @@ def write_dataset(
         temporary.rename(folder)
     except OSError as error:
         description = folder / "dataset.json"
-        found = read_json(description) if description.exists() else None
+        found = read_json(description) if exists(description) else None
         if isinstance(found, dict) and found.get("fingerprint") == fingerprint:
             return
-        if folder.exists():
+        if exists(folder):
             raise InputError(f"{folder} exists and holds something else; choose another folder") from error
         raise InputError(
             f"cannot write {folder}: {error.strerror or error}; free space or choose another folder"

@@ -14,7 +14,7 @@ from digitsum.batches import Batch
 from digitsum.metrics import sum_metrics
 from digitsum.module import SumModule
 
-MAX_POINTS = 20_000
+MAX_POINTS = 30_000
 """The most points that a scatter plot shows."""
 
 

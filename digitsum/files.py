@@ -112,7 +112,22 @@ def read_npy(path: Path) -> np.memmap:
         ) from error
     if array.size == 0:
         raise InputError(f"{path}: expected at least one entry, found shape {array.shape}")
+    if array.offset + array.nbytes != path.stat().st_size:
+        raise InputError(
+            f"{path}: expected a complete .npy file, found more bytes than its header of shape {array.shape} says; "
+            "write it again"
+        )
     return array
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something at `path`; nothing is where a name is too long, or a folder cannot be looked into."""
+    return os.path.exists(path)  # noqa: PTH110 - Path.exists raises an OSError there
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder at `path`, likewise."""
+    return os.path.isdir(path)  # noqa: PTH112
 
 
 def require_space(folder: Path, num_bytes: int) -> None:

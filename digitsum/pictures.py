@@ -11,6 +11,7 @@ from PIL import Image, ImageOps
 
 from digitsum.batches import Batch
 from digitsum.errors import InputError
+from digitsum.files import is_folder
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 _MAX_PIXELS = 50_000_000  # a picture that unpacks to more is refused before it is unpacked
@@ -35,8 +36,11 @@ def find_pictures(path: Path) -> list[Path]:
     Raises:
         InputError: no picture there.
     """
-    if path.is_dir():
-        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    if is_folder(path):
+        try:
+            found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
         if not found:
             raise InputError(f"{path}: expected pictures ({', '.join(SUFFIXES)}), found none")
         return found

@@ -10,6 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 
 from digitsum.batches import Batches
 from digitsum.errors import InputError
@@ -74,13 +75,13 @@ class Signals:
             raise Interrupted(signum)
 
 
-class Resumable(L.Callback):
+class Resumable(Checkpoint):
     """Keeps `last.ckpt` such that training from it equals training without a stop, bit for bit on one machine.
 
     It adds to each checkpoint the random state (dropout, augmentation) and, in the middle of an epoch, the metrics'
-    sums so far. It writes `last.ckpt` every so many steps or minutes, and when a signal asks to stop; the end of an
-    epoch is `ModelCheckpoint`'s. It never writes after an epoch's last batch, where validation is still to come: the
-    checkpoint at the end of the epoch follows soon.
+    sums so far. It writes `last.ckpt` at the end of each epoch, every so many steps or minutes, and when a signal asks
+    to stop, but never after an epoch's last batch, where validation is still to come. Put it behind the
+    `ModelCheckpoint`: what that knows of the best epoch belongs to the checkpoint.
 
     Args:
         path: of `last.ckpt`.
@@ -138,7 +139,7 @@ class Resumable(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save where it is due, or asked for."""
-        if batch_idx + 1 >= trainer.num_training_batches:
+        if batch_idx + 1 >= trainer.num_training_batches or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         minutes = (time.monotonic() - self._saved) / 60
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
@@ -147,6 +148,12 @@ class Resumable(L.Callback):
             trainer.save_checkpoint(self.path)
             self._saved = time.monotonic()
             self.signals.check()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save, after everything else has seen the epoch: Lightning calls `Checkpoint`s last, in their order."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.path)
+            self._saved = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A signal that came during validation waited for the end of the epoch and its checkpoint.

@@ -16,7 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from digitsum.callbacks import Clock, History
@@ -82,7 +82,7 @@ class CheckpointSettings:
     monitor: str = MISSING
     mode: str = "min"
     save_top_k: int = 1
-    save_last: Any = True
+    save_last: Any = None
     every_n_epochs: int | None = None
     every_n_train_steps: int | None = None
     save_on_train_epoch_end: bool | None = True
@@ -370,12 +370,15 @@ def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> Dic
             if key not in (*schemas, "callbacks", "logger"):
                 recorded[key] = record.get(key, cfg[key])
         OmegaConf.to_container(recorded, throw_on_missing=True)
-    except (KeyError, TypeError, AttributeError, OmegaConfBaseException) as error:
+        if not _is_plain(recorded.trainer) or recorded.trainer._target_ != TrainerSettings._target_:
+            raise InputError(f"refuses to build {str(recorded.trainer._target_)!r} as a trainer of plain values")
+    except InputError as error:
+        raise InputError(f"{run_dir / CONFIG_FILE}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OmegaConfBaseException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{run_dir / CONFIG_FILE}: this record does not fit this version of digitsum ({str(error).splitlines()[0]})"
+            f"{run_dir / CONFIG_FILE}: this record does not fit this version of digitsum ({reason})"
         ) from error
-    if recorded.trainer._target_ != TrainerSettings._target_:
-        raise InputError(f"{run_dir / CONFIG_FILE}: refuses to build {recorded.trainer._target_}")
     for key in keys:
         OmegaConf.update(recorded, key, OmegaConf.select(cfg, key))
     recorded.run_dir, recorded.outputs_dir, recorded.debug = str(run_dir), cfg.outputs_dir, cfg.debug
@@ -392,18 +395,30 @@ def _known(node: dict[str, Any] | None) -> Any:
         return {}
     target = node["_target_"]
     schemas = (CheckpointSettings, EarlyStoppingSettings, PicturesSettings, TensorBoardSettings, CSVSettings)
+    if not _is_plain(node):
+        raise InputError(f"refuses to build {target!r} of anything but plain values")
+    for key in ("filename", "name", "version"):  # of what is written into the run's folder
+        # fields such as {epoch:02d} or {val/mae:.2f} become numbers
+        value = re.sub(r"\{[\w/]+(:\d?\d?(\.\d)?[a-z]?)?\}", "", str(node.get(key) or ""))
+        if re.search(r"[/\\:]", value) or value in (".", ".."):
+            raise InputError(f"{key}: expected a name, found the path {value!r}")
     for schema in schemas:
         if schema._target_ == target:
             return OmegaConf.merge(OmegaConf.structured(schema), node)
     module, _, name = target.rpartition(".")
-    if module == "lightning.pytorch.callbacks" and name in lightning.pytorch.callbacks.__all__ and _is_plain(node):
+    if module == "lightning.pytorch.callbacks" and name in lightning.pytorch.callbacks.__all__:
         return node
     raise InputError(f"refuses to build {target!r}, which is none of digitsum's or Lightning's callbacks and loggers")
 
 
-def _is_plain(node: dict[str, Any]) -> bool:
-    """Whether no object inside would be built in its turn."""
-    return all(value is None or isinstance(value, int | float | bool | str) for value in node.values())
+def _is_plain(node: Any) -> bool:
+    """Whether no object inside would be built in its turn, and none of Hydra's own words steers how it is built."""
+    plain = (int, float, bool, str, type(None))
+    return all(
+        (key == "_target_" or not str(key).startswith("_"))
+        and all(isinstance(item, plain) for item in (value if isinstance(value, list | ListConfig) else [value]))
+        for key, value in node.items()
+    )
 
 
 def _model_schema(network: str) -> type:

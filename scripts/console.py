@@ -2,9 +2,11 @@
 
 import contextlib
 import ctypes
+import difflib
 import functools
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,8 +26,13 @@ def answer_help(text: str | None) -> None:
         sys.exit(0)
 
 
-def run_script(main: Callable[[], Any]) -> None:
-    """Run a script: a user's mistake becomes one line and exit code 1, a bug keeps its traceback."""
+def run_script(main: Callable[[], Any], config_name: str) -> None:
+    """Run a script: a user's mistake becomes one line and exit code 1, a bug keeps its traceback.
+
+    Args:
+        main: the script's Hydra program.
+        config_name: of its config, whose keys are proposed for misspelt ones.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -42,7 +49,8 @@ def run_script(main: Callable[[], Any]) -> None:
     except (InputError, HydraException, OmegaConfBaseException) as error:
         if os.environ.get("DIGITSUM_DEBUG") == "1":
             raise
-        sys.exit(f"error: {one_line(error)}")
+        message = one_line(error)
+        sys.exit(f"error: {message}{did_you_mean(message, config_name)}")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -92,6 +100,41 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in "\n".join(words).splitlines()]
     # the object's type is of use to a programmer alone
     return "; ".join(line for line in lines if line and not line.startswith(("object_type=", "reference_type=")))
+
+
+def did_you_mean(message: str, config_name: str) -> str:
+    """What a misspelt key, group or choice in one of Hydra's messages was probably meant to be, or nothing."""
+    found = re.search(r"Could not (?:override|find) '([^']+)'|full_key: (\S+)", message)
+    if found is None:
+        return ""
+    name = (found[1] or found[2]).rstrip(".;")
+    conf = Path(PROJECT, "conf")
+    group, slash, choice = name.rpartition("/")
+    if slash:
+        close = difflib.get_close_matches(choice, [path.stem for path in (conf / group).glob("*.yaml")], 1)
+        return f"; did you mean {group}={close[0]}?" if close else ""
+    close = difflib.get_close_matches(name, _known_keys(conf, config_name), 1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _known_keys(conf: Path, config_name: str) -> list[str]:
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf), version_base="1.3"):
+        config = OmegaConf.to_container(compose(config_name), resolve=False)
+    keys = [path.name for path in conf.iterdir() if path.is_dir()]
+
+    def walk(prefix: str, node: Any) -> None:
+        for key, value in node.items():
+            keys.append(f"{prefix}{key}")
+            if isinstance(value, dict):
+                walk(f"{prefix}{key}.", value)
+
+    walk("", config)
+    return keys
 
 
 def log_written(folder: Path) -> None:

@@ -122,4 +122,4 @@ def open_input(path: Path) -> SumArrays | list[Path]:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, "predict")

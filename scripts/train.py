@@ -168,4 +168,4 @@ def copy_weights(path: Path, module: SumModule) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    run_script(main, "train")

@@ -52,7 +52,7 @@ def command(monkeypatch, capfd):
         monkeypatch.setattr(sys, "argv", ["script.py", *map(str, words)])
         code = 0
         try:
-            console.run_script(main)
+            console.run_script(main, main.__module__)
         except SystemExit as stop:
             if isinstance(stop.code, str):  # what the interpreter does with it
                 print(stop.code, file=sys.stderr)

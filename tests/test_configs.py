@@ -194,6 +194,31 @@ def test_a_wrong_setting_is_refused_in_a_line_or_two_before_anything_starts(comm
     assert not (tmp_path / "datasets").exists()
 
 
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("model.lrr=1", "model.lr"),
+        ("modle=two_conv", "model"),
+        ("model=two_convs", "model=two_conv"),
+        ("trainer.max_epoch=1", "trainer.max_epochs"),
+        ("callbacks.checkpoint.moniter=x", "callbacks.checkpoint.monitor"),
+        ("experiment=smok", "experiment=smoke"),
+        ("data.layout.num_digit=3", "data.layout.num_digits"),
+        ("sead=1", "seed"),
+    ],
+)
+def test_a_misspelt_name_gets_the_one_that_was_meant(command, tmp_path, override, meant):
+    result = command(train.main, override, f"outputs_dir={tmp_path}", f"hydra.run.dir={tmp_path}/run")
+    assert result.code == 1
+    assert result.text.strip().endswith(f"did you mean {meant}?"), result.text
+
+
+def test_a_name_like_no_other_gets_no_proposal(command, tmp_path):
+    result = command(train.main, "xyzzy=1", f"outputs_dir={tmp_path}", f"hydra.run.dir={tmp_path}/run")
+    assert result.code == 1
+    assert "did you mean" not in result.text
+
+
 def test_a_misspelt_key_inside_an_experiment_is_refused(command, tmp_path):
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)

@@ -1,10 +1,13 @@
 """A run that is stopped and resumed equals one that is not, bit for bit."""
 
 import csv
+import errno
 import io
+import itertools
 import json
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -288,6 +291,51 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_why(run, tmp_path):
     assert "model.lr too high" in result.text
     assert "Traceback" not in result.text
     assert not (tmp_path / "exploded" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(("error", "words"), [(errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only file system")])
+@pytest.mark.parametrize("write", [1, 2, 3, 4, 5, 7, 10, 13])
+def test_a_disk_that_fails_at_any_write_is_one_line_and_the_run_can_be_resumed(
+    whole, run, resume, tmp_path, monkeypatch, write, error, words
+):
+    writes = itertools.count(1)
+    flush = os.fsync
+
+    def fsync(number):
+        if next(writes) == write:
+            raise OSError(error, os.strerror(error))
+        flush(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("digitsum.files.os.fsync", fsync)
+        result = run("failed")
+    assert result.code == 1
+    assert words in result.err
+    assert str(tmp_path / "failed") in result.err
+    assert "Traceback" not in result.text
+    left = [path.name for path in (tmp_path / "failed").rglob("*") if path.suffix in (".tmp", ".ckpt")]
+    assert not [name for name in left if name.endswith(".tmp")]
+    for name in left:
+        torch.load(tmp_path / "failed" / "checkpoints" / name, weights_only=True)  # whole, if it is there
+    if (tmp_path / "failed" / "config.yaml").exists():
+        assert resume("failed").code == 0
+        assert_equal_runs(tmp_path / "failed", whole)
+
+
+def test_an_outputs_folder_that_cannot_be_written_is_one_line(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    result = command(train.main, *RUN, f"outputs_dir={tmp_path}/file")
+    assert result.code == 1
+    assert f"cannot write {tmp_path}/file/runs" in result.text
+    assert len(result.text.strip().splitlines()) == 1, result.text
+
+
+def test_too_little_space_for_checkpoints_is_found_before_the_first_epoch(run, monkeypatch, tmp_path):
+    monkeypatch.setattr("digitsum.files.shutil.disk_usage", lambda folder: SimpleNamespace(free=1_000_000))
+    result = run("small")
+    assert result.code == 1
+    assert "MB of free space for checkpoints, found 1 MB" in result.text
+    assert not (tmp_path / "small" / "history.csv").exists()
 
 
 def test_trimming_events_drops_doubles_and_half_records(whole, tmp_path):

@@ -136,6 +136,10 @@ def test_the_table_rates_the_best_checkpoint_and_the_last_epoch_apart(tiny, tmp_
     rows = read_rows(folder / "history.csv")
     best = min(float(row["val/mae"]) for row in rows)
     assert best < float(rows[-1]["val/mae"])
+    checkpoints = {
+        name: torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True) for name in ("best", "last")
+    }
+    assert [checkpoints[name]["global_step"] for name in ("best", "last")] == [3, 6]
     table = json.loads((folder / "metrics.json").read_text())["val"]
     assert table["model"]["mae"] == pytest.approx(best, rel=1e-4)
     assert table["last"]["mae"] == pytest.approx(float(rows[-1]["val/mae"]), rel=1e-4)
