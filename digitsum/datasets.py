@@ -15,7 +15,7 @@ import numpy as np
 
 from digitsum.canvases import Layout, Placements, compose
 from digitsum.errors import InputError
-from digitsum.files import exists, read_json, write_json
+from digitsum.files import exists, read_json, require_space, write_json
 from digitsum.glyphs import SPLITS, GlyphPool, load_glyph_pools
 
 # Raise it when the same settings would give other arrays: cached sets of an older format are then left alone.
@@ -132,6 +132,8 @@ def write_dataset(
     temporary: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        pixels = composition.layout.height * composition.layout.width
+        require_space(folder.parent, pixels * sum(composition.count(split) for split in SPLITS), "the data set")
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
         statistics = {
             split: _write_split(composition, pools[split], stream, temporary / split, progress)

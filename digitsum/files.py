@@ -130,8 +130,8 @@ def is_folder(path: Path) -> bool:
     return os.path.isdir(path)  # noqa: PTH112
 
 
-def require_space(folder: Path, num_bytes: int) -> None:
-    """Check that the disk of an existing `folder` has `num_bytes` left.
+def require_space(folder: Path, num_bytes: int, what: str) -> None:
+    """Check that the disk of an existing `folder` has `num_bytes` left for `what`.
 
     Raises:
         InputError: it has less.
@@ -139,8 +139,8 @@ def require_space(folder: Path, num_bytes: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
         raise InputError(
-            f"{folder}: expected {num_bytes / 1e6:.0f} MB of free space for checkpoints, found {free / 1e6:.0f} MB; "
-            "free space or choose another outputs_dir"
+            f"{folder}: expected {num_bytes / 1e6:.0f} MB of free space for {what}, found {free / 1e6:.0f} MB; "
+            "free space or choose another folder"
         )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torchmetrics import MeanMetric, Metric
 
@@ -170,9 +171,11 @@ class SumModule(L.LightningModule):
         count = len(batch["sums"])
         metrics.update(preds, batch["sums"])
         loss = self.net.loss(output, batch["sums"])
-        self.log(f"{stage}/loss", loss, on_epoch=True, logger=False, batch_size=count)
+        # within a fit, History writes to the logger; trainer.validate and trainer.test do it themselves
+        logger = self.trainer.state.fn != TrainerFn.FITTING
+        self.log(f"{stage}/loss", loss, on_epoch=True, logger=logger, batch_size=count)
         for name, metric in metrics.items():
-            self.log(name, metric, on_epoch=True, logger=False, prog_bar=name == "val/mae", batch_size=count)
+            self.log(name, metric, on_epoch=True, logger=logger, prog_bar=name == "val/mae", batch_size=count)
         return preds
 
     @property

@@ -89,10 +89,12 @@ def one_line(error: BaseException) -> str:
     """An error and, for Hydra's and OmegaConf's, what it came from, on one line."""
     from digitsum.errors import InputError
 
+    causes: list[BaseException] = []  # OmegaConf's chains can bite their own tails
     cause: BaseException | None = error
-    while cause is not None:
+    while cause is not None and cause not in causes:
         if isinstance(cause, InputError):  # raised in a resolver, say
             return str(cause)
+        causes.append(cause)
         cause = cause.__cause__ or cause.__context__
     words = [str(error)]
     if error.__cause__ is not None and type(error).__module__.startswith("hydra"):

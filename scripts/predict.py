@@ -42,6 +42,7 @@ from digitsum.checkpoints import model_of, read_checkpoint
 from digitsum.datamodule import ComposedData, SumDataModule, data_of
 from digitsum.errors import InputError
 from digitsum.evaluation import metrics_table
+from digitsum.files import is_folder
 from digitsum.glyphs import SPLITS
 from digitsum.pictures import SUFFIXES, PictureBatches, find_pictures
 from digitsum.prediction import write_predictions
@@ -109,8 +110,12 @@ def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> dict[st
 
 def open_input(path: Path) -> SumArrays | list[Path]:
     """The user's images: shards, one `.npy`, or the paths of pictures."""
-    if path.is_dir():
-        if any(file.suffix.lower() in SUFFIXES for file in path.iterdir()):
+    if is_folder(path):
+        try:
+            names = [file.suffix.lower() for file in path.iterdir()]
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        if set(SUFFIXES) & set(names):
             return find_pictures(path)
         return open_shards(path, need_sums=False)
     if path.suffix.lower() in SUFFIXES:

@@ -45,12 +45,12 @@ from build import (
     build_training,
     hparams,
     model_arguments,
-    recorded_config,
     register,
 )
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
+from recorded import recorded_config
 
 from digitsum.checkpoints import read_checkpoint, save_safetensors
 from digitsum.errors import InputError
@@ -107,7 +107,7 @@ def run(cfg: DictConfig, signals: Signals, *, in_sweep: bool, hparams: dict[str,
     write_text(run_dir / CONFIG_FILE, yaml.safe_dump(OmegaConf.to_container(cfg, resolve=True), sort_keys=False))
     write_json(run_dir / "environment.json", environment(Path(PROJECT)))
     # best, last and the one being written: weights and Adam's two means, in float32
-    require_space(run_dir, 3 * 12 * count_parameters(module) + 2**24)
+    require_space(run_dir, 3 * 12 * count_parameters(module) + 2**24, "checkpoints")
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in datamodule.splits.items())
     height, width = datamodule.image_size
     log.info("data: %s images of %dx%d", sizes, height, width)
@@ -133,7 +133,7 @@ def run(cfg: DictConfig, signals: Signals, *, in_sweep: bool, hparams: dict[str,
 
 def is_finished(cfg: DictConfig, run_dir: Path) -> bool:
     """Whether a run to resume has reached the end that `cfg` gives it."""
-    planned = read_config(run_dir)["trainer"]["max_epochs"]
+    planned = read_config(run_dir)["trainer"].get("max_epochs")
     if cfg.trainer.max_epochs != planned and cfg.model.schedule != "constant":
         raise InputError(
             f"trainer.max_epochs: model.schedule={cfg.model.schedule} was laid out for {planned} epochs and cannot be "
@@ -145,15 +145,18 @@ def is_finished(cfg: DictConfig, run_dir: Path) -> bool:
 def take_up(run_dir: Path) -> Path | None:
     """Bring a run's folder to the moment of its last checkpoint; returns that, or None where there is none yet."""
     path = run_dir / LAST_CHECKPOINT
-    (run_dir / METRICS_FILE).unlink(missing_ok=True)  # not finished any more
-    if not path.is_file():
+    step = -1
+    if path.is_file():
+        checkpoint = read_checkpoint(path)
+        if not {"global_step", "loops", "optimizer_states", "callbacks"} <= checkpoint.keys():
+            raise InputError(f"{path}: expected a checkpoint to resume from, found weights alone; use init_from")
+        step = int(checkpoint["global_step"])
+        log.info("resuming after step %d", step)
+    else:
         log.info("no checkpoint yet: from the beginning")
-        trim_events(run_dir, step=-1)
-        return None
-    checkpoint = read_checkpoint(path)
-    log.info("resuming after step %d", checkpoint["global_step"])
-    trim_events(run_dir, checkpoint["global_step"])
-    return path
+    (run_dir / METRICS_FILE).unlink(missing_ok=True)  # not finished any more
+    trim_events(run_dir, step)
+    return path if step >= 0 else None
 
 
 def copy_weights(path: Path, module: SumModule) -> None:

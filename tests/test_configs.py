@@ -10,16 +10,16 @@ import predict
 import pytest
 import train
 from build import (
-    TrainerSettings,
     build_datamodule,
     build_training,
-    job_folder,
     model_arguments,
 )
 from conftest import ROOT
+from folders import job_folder
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from schemas import TrainerSettings
 
 from digitsum.datamodule import ArraysData, ComposedData
 from digitsum.module import SumModule

@@ -21,12 +21,12 @@ import safetensors.torch
 import torch
 import train
 import yaml
-from build import recorded_config
 from conftest import ROOT, TINY
 from hydra import compose, initialize_config_dir
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from recorded import recorded_config
 
 from digitsum.arrays import open_shards, open_splits, read_images, read_sums
 from digitsum.checkpoints import load_model, save_safetensors

@@ -53,6 +53,7 @@ def test_a_name_with_spaces_and_marks_is_taken(command, tmp_path):
     (["out=TMP/set", "data=arrays", "data.root=x"], "expected a source to compose from"),
     (["out=TMP/set", "data=mnist", "data.mnist_root=TMP/none"], "MNIST not found"),
     (["out=TMP/file/set"], "cannot write"),
+    (["out=TMP/set", "data.layout.height=1000000000"], "MB of free space for the data set"),
 ])  # fmt: skip
 def test_a_mistake_is_one_line_and_writes_nothing(command, tmp_path, words, reason):
     (tmp_path / "taken").mkdir()

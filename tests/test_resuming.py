@@ -16,6 +16,7 @@ import train
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from digitsum.checkpoints import load_model
 from digitsum.errors import InputError
 from digitsum.resuming import Interrupted, Resumable, Signals, trim_events
 
@@ -278,7 +279,7 @@ def test_a_folder_that_a_run_writes_into_is_refused_to_another(run, tmp_path):
 
 
 def test_runs_of_one_second_get_folders_of_their_own(tmp_path):
-    from build import run_folder
+    from folders import run_folder
 
     folders = {run_folder(str(tmp_path), None) for _ in range(5)}
     assert len(folders) == 5
@@ -310,8 +311,8 @@ def test_a_disk_that_fails_at_any_write_is_one_line_and_the_run_can_be_resumed(
         patch.setattr("digitsum.files.os.fsync", fsync)
         result = run("failed")
     assert result.code == 1
-    assert words in result.err
-    assert str(tmp_path / "failed") in result.err
+    assert words in result.text
+    assert str(tmp_path / "failed") in result.text
     assert "Traceback" not in result.text
     left = [path.name for path in (tmp_path / "failed").rglob("*") if path.suffix in (".tmp", ".ckpt")]
     assert not [name for name in left if name.endswith(".tmp")]
@@ -336,6 +337,36 @@ def test_too_little_space_for_checkpoints_is_found_before_the_first_epoch(run, m
     assert result.code == 1
     assert "MB of free space for checkpoints, found 1 MB" in result.text
     assert not (tmp_path / "small" / "history.csv").exists()
+
+
+def test_a_record_neither_downloads_nor_keeps_data_sets_elsewhere(run, resume, tmp_path):
+    assert run("base", "trainer.max_epochs=1").code == 0
+    path = tmp_path / "base" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["data"] |= {"download": True, "datasets_dir": str(tmp_path / "elsewhere")}
+    path.write_text(yaml.safe_dump(config))
+    assert resume("base", "trainer.max_epochs=2").code == 0
+    assert not (tmp_path / "elsewhere").exists()
+    assert yaml.safe_load(path.read_text())["data"]["download"] is False
+
+
+def test_weights_alone_cannot_be_resumed(run, resume, tmp_path):
+    assert run("base", "trainer.max_epochs=1").code == 0
+    path = tmp_path / "base" / "checkpoints" / "last.ckpt"
+    content = torch.load(path, weights_only=True)
+    torch.save({key: content[key] for key in ("state_dict", "hyper_parameters", "global_step")}, path)
+    result = resume("base", "trainer.max_epochs=2")
+    assert result.code == 1
+    assert "found weights alone; use init_from" in result.text
+    assert (tmp_path / "base" / "metrics.json").exists()
+
+
+def test_weights_are_left_as_safetensors_on_request(run, tmp_path):
+    assert run("safe", "safetensors=true", "trainer.max_epochs=1").code == 0
+    images = torch.zeros((2, 40, 168), dtype=torch.uint8)
+    folder = tmp_path / "safe"
+    models = [load_model(folder / name) for name in ("best.safetensors", "checkpoints/best.ckpt")]
+    assert torch.equal(*(model(images) for model in models))
 
 
 def test_trimming_events_drops_doubles_and_half_records(whole, tmp_path):
