@@ -17,8 +17,8 @@ from digitsum.errors import InputError
 from digitsum.module import SumModule
 
 
-class Interrupted(Exception):  # noqa: N818 - no error: the user asked for it
-    """The run was asked to stop by SIGTERM or Ctrl-C.
+class Interrupted(BaseException):
+    """The run was asked to stop by SIGTERM or Ctrl-C; like KeyboardInterrupt no `Exception`, so that a sweep ends too.
 
     Attributes:
         signum: the signal's number; a shell's exit code for it is 128 more.

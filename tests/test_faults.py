@@ -134,10 +134,11 @@ def test_runs_killed_at_random_moments_equal_one_that_was_left_alone(start, sett
     process = start(*words, f"hydra.run.dir={folder}/whole")
     assert process.wait() == 0, process.log.read_text()
     expected = digest(folder / "whole")
+    found = {"never killed": expected}
 
     rng = random.Random(0)
     wanted, kills, codes = pytestconfig.getoption("--faults"), 0, []
-    number = 0
+    number, kills_a_run = 0, max(4, -(-wanted // NUM_RUNS))
     while kills < wanted or number < NUM_RUNS:
         run, number = folder / f"run{number}", number + 1
         kills_here = 0
@@ -146,9 +147,11 @@ def test_runs_killed_at_random_moments_equal_one_that_was_left_alone(start, sett
             recorded = (run / "config.yaml").exists()
             again = (f"resume={run}", f"outputs_dir={folder}") if recorded else (*words, f"hydra.run.dir={run}")
             process = start(*again)
-            if kills_here < max(4, -(-wanted // NUM_RUNS)):
+            if kills_here < kills_a_run:
                 # counted in checkpoints, not seconds: the machine may be busy, and several kills shall fit into a run
-                wait_for_writes(run / "checkpoints" / "last.ckpt", rng.randrange(10), process.child)
+                wait_for_writes(
+                    run / "checkpoints" / "last.ckpt", rng.randrange(max(2, 40 // kills_a_run)), process.child
+                )
                 time.sleep(rng.uniform(0, 0.1))
                 signum = rng.choices([signal.SIGKILL, signal.SIGTERM, signal.SIGINT], [6, 2, 2])[0]
                 with contextlib.suppress(ProcessLookupError):  # it may have been faster
@@ -164,9 +167,12 @@ def test_runs_killed_at_random_moments_equal_one_that_was_left_alone(start, sett
             else:
                 assert process.wait() == 0, process.log.read_text()
             break
-        assert digest(run) == expected
+        found[f"{run.name}, killed {kills_here} times"] = digest(run)
+        assert found[f"{run.name}, killed {kills_here} times"] == expected
     with capsys.disabled():
-        print(f"\n{kills} kills over {number} runs (exit codes {sorted(set(codes))}); digest of each: {expected[:16]}")
+        print(f"\n{kills} kills over {number} runs, exit codes {sorted(set(codes))}; digests:")
+        for name, value in found.items():
+            print(f"  {value[:32]}  {name}")
 
 
 def test_of_two_processes_in_one_folder_the_second_is_refused(start, settings):

@@ -127,6 +127,13 @@ def test_a_run_stopped_many_times_equals_the_whole_one(whole, run, resume, stop_
     assert_equal_runs(tmp_path / "stopped", whole)
 
 
+def test_ctrl_c_ends_a_whole_sweep(command, stop_at, tmp_path, datasets_dir):
+    stop_at(2, signal.SIGINT)
+    places = (f"outputs_dir={tmp_path}", f"data.datasets_dir={datasets_dir}", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert command(train.main, "-m", *RUN, *places, "seed=0,1").code == 130
+    assert [path.name for path in sorted((tmp_path / "sweep").iterdir()) if path.is_dir()] == ["00_seed-0"]
+
+
 def test_a_schedule_is_resumed_in_its_middle(run, resume, stop_at, tmp_path):
     assert run("whole", "model.schedule=one_cycle").code == 0
     stop_at(7, signal.SIGTERM)
