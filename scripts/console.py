@@ -142,7 +142,7 @@ def _known_keys(conf: Path, config_name: str) -> list[str]:
 def log_written(folder: Path) -> None:
     """Log what a command left in `folder`."""
     log.info("written to %s:", folder)
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and ".hydra" not in path.parts):
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != "."):
         log.info("  %s", path.relative_to(folder))
 
 

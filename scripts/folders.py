@@ -40,18 +40,25 @@ def run_folder(outputs_dir: str, resume: str | None) -> str:
 def job_folder(number: int, overrides: list[str]) -> str:
     """A sweep job's folder: its number and what differs, in letters, digits, `.`, `_` and `-` alone.
 
-    An override that stands on the command line as it is, is the same for all jobs and left out.
+    A key that the command line gives a single value is the same for all jobs and left out.
 
     Example:
         >>> job_folder(3, ["model.lr=0.0003", "seed=1"])
         '03_lr-3e-4_seed-1'
     """
     words = [f"{number:02d}"]
+    fixed = {word.partition("=")[0] for word in sys.argv[1:] if "=" in word and not _is_sweep(word)}
     for override in overrides:
-        if override not in sys.argv:
-            key, _, value = override.lstrip("+~").partition("=")
+        key, _, value = override.partition("=")
+        if key not in fixed:
+            key = key.lstrip("+~")
             words.append(re.sub(r"[^A-Za-z0-9._]+", "-", f"{key.rpartition('.')[2]}-{_short(value)}").strip("-"))
     return "_".join(words)[:120]  # a file system takes 255 bytes a name
+
+
+def _is_sweep(word: str) -> bool:
+    """Whether `key=value` gives several values: a comma or a function outside of brackets and quotes."""
+    return re.search(r"[,(]", re.sub(r"\[.*?\]|\{.*?\}|'.*?'|\".*?\"", "", word)) is not None
 
 
 def _short(value: str) -> str:

@@ -44,6 +44,8 @@ for line in sys.stdin:
             code = stop.code if isinstance(stop.code, int) else 1
             if isinstance(stop.code, str):
                 print(stop.code, file=sys.stderr)
+        except KeyboardInterrupt:  # while it imports: the interpreter's own exit code
+            code = 130
         except BaseException:
             import traceback
             traceback.print_exc()

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.metrics import mean_absolute_error, mean_squared_error
+from torchmetrics.utilities import dim_zero_sum
 
 from digitsum.metrics import (
     ExactAccuracy,
@@ -94,6 +95,21 @@ def test_metrics_survive_clone_pickle_and_reset(metric, pairs):
         assert in_uneven_batches(copy, *pairs) == expected
         copy.reset()
         assert copy.count == 0
+
+
+@pytest.mark.parametrize(("error", "within"), [(5.0, 1), (5.5, 0)])
+def test_the_tolerance_is_5_unless_said_otherwise(error, within):
+    preds, target = torch.tensor([10 + error]), torch.tensor([10])
+    assert within_accuracy(preds, target) == within
+    metric = WithinAccuracy()
+    metric.update(preds, target)
+    assert metric.compute() == within
+
+
+@pytest.mark.parametrize("metric", [WithinAccuracy(3), ExactAccuracy()])
+def test_counts_of_several_processes_add_up_and_more_is_better(metric):
+    assert set(metric._reductions.values()) == {dim_zero_sum}
+    assert metric.higher_is_better
 
 
 def test_the_collection_equals_an_outside_implementation(pairs):
