@@ -12,9 +12,10 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from digitsum.errors import InputError
-from digitsum.evaluation import MAX_POINTS
-from digitsum.figures import answers_figure, scatter_figure
+from digitsum.evaluation import MAX_POINTS, Shown, shown, shown_figure
+from digitsum.figures import scatter_figure
 from digitsum.files import write_text
+from digitsum.module import SumModule
 
 
 class History(L.Callback):
@@ -144,11 +145,11 @@ class SumPictures(L.Callback):
         self.every_n_epochs = every_n_epochs
         self.num_images = num_images
         self._points: list[np.ndarray] = []
-        self._images: list[np.ndarray] = []
+        self._shown: list[Shown] = []
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the last pass."""
-        self._points, self._images = [], []
+        self._points, self._shown = [], []
 
     def on_validation_batch_end(
         self,
@@ -159,14 +160,17 @@ class SumPictures(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the batch's answers, and the first images."""
+        """Keep the batch's answers, and the first images with all that the network says of them."""
         if not self._due(trainer):
             return
         if sum(map(len, self._points)) < MAX_POINTS:
             self._points.append(torch.stack([batch["sums"].float(), outputs.float()], dim=1).cpu().numpy())
-        missing = self.num_images - sum(map(len, self._images))
+        missing = self.num_images - len(self._shown)
         if missing > 0:
-            self._images.append(batch["images"][:missing].cpu().numpy())
+            assert isinstance(pl_module, SumModule)
+            first = {name: values[:missing] for name, values in batch.items()}
+            answers = pl_module.answer(first["images"])
+            self._shown += [shown(first, answers, row) for row in range(len(first["index"]))]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw both figures."""
@@ -175,12 +179,11 @@ class SumPictures(L.Callback):
         assert isinstance(trainer.logger, TensorBoardLogger)
         board, step, epoch = trainer.logger.experiment, trainer.global_step, trainer.current_epoch + 1
         target, preds = np.concatenate(self._points).T
-        images = np.concatenate(self._images)
         board.add_figure(
             "val/scatter", scatter_figure(target, preds, f"Validation after epoch {epoch}", total=len(target)), step
         )
-        answers = answers_figure(images, preds, target, f"Validation images after epoch {epoch}")
-        board.add_figure("val/answers", answers, step)
+        figure = shown_figure(self._shown, f"Validation images after epoch {epoch}", named=False)
+        board.add_figure("val/answers", figure, step)
 
     def _due(self, trainer: L.Trainer) -> bool:
         wanted = not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0

@@ -104,7 +104,8 @@ def model_of(checkpoint: dict[str, Any], path: Path) -> SumModule:
         for name, value in state_dict.items():
             # a tensor may claim a size that it has no memory for
             whole = value.is_cpu and value.nbytes <= value.untyped_storage().nbytes()
-            if not (whole and value.is_floating_point() and value.isfinite().all()):
+            number = value.is_floating_point() or value.dtype == torch.int64  # batch norm counts its batches
+            if not (whole and number and value.isfinite().all()):
                 raise InputError(f"expected finite numbers as {name}")
         if not math.isfinite(hyper_parameters.get("train_mean", 0.0)):
             raise InputError("expected a finite number as train_mean")

@@ -8,7 +8,8 @@ from typing import Any
 import lightning as L
 
 from digitsum.arrays import SumArrays, open_splits
-from digitsum.batches import Batches
+from digitsum.augmentation import Augmentation
+from digitsum.batches import Batch, Batches
 from digitsum.canvases import Layout
 from digitsum.datasets import Composition, cached_dataset
 from digitsum.errors import InputError
@@ -67,6 +68,7 @@ class SumDataModule(L.LightningDataModule):
     Args:
         data: where the images and sums come from.
         shuffle_seed: of the order in which an epoch sees the training images.
+        augmentation: how far training images are bent; None or all zeros leave them as they are.
         progress: see `digitsum.datasets.write_dataset`.
 
     Raises:
@@ -77,11 +79,13 @@ class SumDataModule(L.LightningDataModule):
         self,
         data: ArraysData | ComposedData,
         shuffle_seed: int = 0,
+        augmentation: Augmentation | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         super().__init__()
         self.data = data
         self.shuffle_seed = shuffle_seed
+        self.augmentation = augmentation
         self._progress = progress
         self.splits: dict[str, SumArrays] = {}
         # plain values alone: a checkpoint is loaded with weights_only=True
@@ -89,13 +93,13 @@ class SumDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Compose the data set unless it is cached."""
-        self._folder()
+        _ = self.folder
 
     def setup(self, stage: str | None = None) -> None:
         """Open and check the arrays, once."""
         if not self.splits:
             seed = self.data.split_seed if isinstance(self.data, ArraysData) else 0
-            self.splits = open_splits(self._folder(), seed)
+            self.splits = open_splits(self.folder, seed)
 
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint knows the data that it was trained on."""
@@ -110,7 +114,7 @@ class SumDataModule(L.LightningDataModule):
         for split, fingerprint in self.state_dict().items():
             if state_dict.get(split) != fingerprint:
                 raise InputError(
-                    f"{self._folder()}: the {split} data have changed since the checkpoint; restore them, or start a "
+                    f"{self.folder}: the {split} data have changed since the checkpoint; restore them, or start a "
                     "new run from its weights with init_from=CHECKPOINT"
                 )
 
@@ -143,7 +147,15 @@ class SumDataModule(L.LightningDataModule):
         """Batches from first to last."""
         return self.batches("test")
 
-    def _folder(self) -> Path:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment a training batch, on the device."""
+        if self.augmentation and self.trainer is not None and self.trainer.training:
+            return {**batch, "images": self.augmentation(batch["images"])}
+        return batch
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the data; a composed set is composed now unless it is cached."""
         if isinstance(self.data, ArraysData):
             return Path(self.data.root)
         return cached_dataset(

@@ -2,15 +2,18 @@
 
 import heapq
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
+from digitsum.answers import Answers
 from digitsum.batches import Batch
+from digitsum.figures import answers_figure, readings_figure
 from digitsum.metrics import sum_metrics
 from digitsum.module import SumModule
 
@@ -18,17 +21,60 @@ MAX_POINTS = 30_000
 """The most points that a scatter plot shows."""
 
 
-@dataclass(frozen=True, order=True)
-class Answer:
-    """One image with the predicted and the true sum, ordered by the size of the error."""
+@dataclass(frozen=True)
+class Shown:
+    """One image with all that is shown beside it.
 
-    error: float
-    tie: int
-    part: str
-    index: int
-    pred: float
-    target: int
+    Attributes:
+        name: of the image.
+        image: `(H, W)` uint8 or float in [0, 1].
+        pred: the predicted sum.
+        target: the true sum, if it is known.
+        probs: `(S,)` the probability of each sum, or None.
+        digits: what was read, if the network reads.
+        places: how far to the right the middle of each digit is, in pixels.
+    """
+
+    name: str
     image: np.ndarray
+    pred: float
+    target: int | None = None
+    probs: np.ndarray | None = None
+    digits: tuple[int, ...] = ()
+    places: tuple[float, ...] = ()
+
+
+def shown(batch: Batch, answers: Answers, row: int, part: str = "") -> Shown:
+    """What to show of one row of a batch."""
+    sums = batch.get("sums")
+    rest: dict[str, Any] = {}
+    if answers.probs is not None:
+        digits, places = answers.reading.digits[row], answers.reading.places[row]
+        rest = {
+            "probs": answers.probs[row].float().cpu().numpy(),
+            "digits": tuple(digits[digits >= 0].tolist()),
+            "places": tuple(places[digits >= 0].tolist()),
+        }
+    return Shown(
+        name=f"{part} {int(batch['index'][row])}".strip(),
+        image=batch["images"][row].cpu().numpy(),
+        pred=answers.estimate[row].item(),
+        target=None if sums is None else int(sums[row]),
+        **rest,
+    )
+
+
+def shown_figure(images: Sequence[Shown], title: str, *, named: bool = True) -> Figure:
+    """Images with their answers, and with the digits and the distribution of the sum where the network has them."""
+    pixels = np.stack([one.image for one in images])
+    known = [one.target for one in images if one.target is not None]
+    target = np.array(known) if len(known) == len(images) else None
+    names = [one.name for one in images] if named else None
+    if all(one.probs is not None for one in images):
+        probs = np.stack([one.probs for one in images])  # type: ignore[misc]
+        digits, places = [one.digits for one in images], [one.places for one in images]
+        return readings_figure(pixels, probs, digits, places, target, title, names)
+    return answers_figure(pixels, np.array([one.pred for one in images]), target, title, names)
 
 
 class Evaluation:
@@ -48,19 +94,19 @@ class Evaluation:
         self._num_worst = num_worst
         self._model = sum_metrics()
         self._constant = sum_metrics()
-        self._worst: list[Answer] = []
+        self._worst: list[tuple[float, int, Shown]] = []
         self._ties = itertools.count(step=-1)
         self._points: list[np.ndarray] = []
         self._stride = 1
 
-    def update(self, batch: Batch, preds: torch.Tensor, part: str = "") -> None:
-        """Add a batch with sums and the answers `(B,)` to it; `part` is what the batch belongs to."""
-        sums, preds = batch["sums"].cpu(), preds.float().cpu()
+    def update(self, batch: Batch, answers: Answers, part: str = "") -> None:
+        """Add a batch with sums and the answers to it; `part` is what the batch belongs to."""
+        sums, preds = batch["sums"].cpu(), answers.estimate.float().cpu()
         self._model.update(preds, sums)
         self._constant.update(torch.full_like(preds, self.train_mean), sums)
         self._keep_points(torch.stack([sums.float(), preds], dim=1).numpy())
         if self._num_worst:
-            self._keep_worst(batch, preds, sums, part)
+            self._keep_worst(batch, answers, (preds - sums).abs(), part)
         self.count += len(sums)
 
     def row(self) -> dict[str, dict[str, float]]:
@@ -76,9 +122,9 @@ class Evaluation:
         return np.concatenate(self._points) if self._points else np.empty((0, 2), np.float32)
 
     @property
-    def worst(self) -> list[Answer]:
-        """The answers with the largest errors, the largest first."""
-        return sorted(self._worst, reverse=True)
+    def worst(self) -> list[Shown]:
+        """The images with the largest errors, the largest first."""
+        return [one for _, _, one in sorted(self._worst, key=lambda kept: kept[:2], reverse=True)]
 
     def _keep_points(self, points: np.ndarray) -> None:
         first = -self.count % self._stride  # of this batch, where every stride-th image of the pass is kept
@@ -87,22 +133,13 @@ class Evaluation:
             self._points = [self.points[::2]]
             self._stride *= 2
 
-    def _keep_worst(self, batch: Batch, preds: torch.Tensor, sums: torch.Tensor, part: str) -> None:
-        errors = (preds - sums).abs()
+    def _keep_worst(self, batch: Batch, answers: Answers, errors: torch.Tensor, part: str) -> None:
         for row in errors.argsort(descending=True, stable=True)[: self._num_worst].tolist():
-            answer = Answer(
-                error=errors[row].item(),
-                tie=next(self._ties),
-                part=part,
-                index=int(batch["index"][row]),
-                pred=preds[row].item(),
-                target=int(sums[row]),
-                image=batch["images"][row].cpu().numpy(),
-            )
+            rank = (errors[row].item(), next(self._ties))  # the ties tell equal errors apart: the first image stays
             if len(self._worst) < self._num_worst:
-                heapq.heappush(self._worst, answer)
-            else:
-                heapq.heappushpop(self._worst, answer)
+                heapq.heappush(self._worst, (*rank, shown(batch, answers, row, part)))
+            elif rank > self._worst[0][:2]:
+                heapq.heapreplace(self._worst, (*rank, shown(batch, answers, row, part)))
 
 
 class _Listener(L.Callback):
@@ -117,7 +154,7 @@ class _Listener(L.Callback):
 
 
 def predict(trainer: L.Trainer, module: SumModule, batches: Iterable[Batch], *listeners: Any) -> None:
-    """Run the model in evaluation mode over all batches; each listener is called with `(batch, preds)`.
+    """Run the model in evaluation mode over all batches; each listener is called with `(batch, answers)`.
 
     Nothing is collected here, so memory does not grow with the number of images.
     """

@@ -106,3 +106,103 @@ def _grid(images: np.ndarray, title: str) -> tuple[Figure, list[Axes]]:
     for axes, image in zip(panels, images, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
     return figure, panels[: len(images)]
+
+
+def readings_figure(
+    images: np.ndarray,
+    probs: np.ndarray,
+    digits: Sequence[Sequence[int]],
+    places: Sequence[Sequence[float]],
+    target: np.ndarray | None,
+    title: str,
+    names: Sequence[str] | None = None,
+) -> Figure:
+    """Images, each with the digits that were read above their places and the distribution of the sum beneath.
+
+    Args:
+        images: `(N, H, W)` uint8, or float in [0, 1]; `N` of 1 or more.
+        probs: `(N, S)` the probability of each sum from 0 on.
+        digits: `N` times the digits that were read.
+        places: `N` times how far to the right the middle of each is, in pixels.
+        target: `(N,)` true sums, or None.
+        title: of the figure.
+        names: what to call each image, `N` strings.
+    """
+    columns = min(3, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(max(4.2 * columns, 5), rows * 2.0 + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    panels = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1.3, 1] * rows)
+    for axes in panels.flat:
+        axes.axis("off")
+    for number, image in enumerate(images):
+        above, below = panels[2 * (number // columns) : 2 * (number // columns) + 2, number % columns]
+        above.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1, aspect="auto")
+        for digit, place in zip(digits[number], places[number], strict=True):
+            above.text(place, -2, str(digit), color=BLUE, fontsize=11, fontweight="bold", ha="center", va="bottom")
+        answer = int(probs[number].argmax())
+        text = f"read {answer} ({probs[number][answer]:.0%})"
+        if target is not None:
+            text += f", true {target[number]:.0f}"
+        if names is not None:
+            text = f"{names[number]}: {text}"
+        above.set_title(text, fontsize=9, pad=15)
+        _bars(below, probs[number], answer, None if target is None else int(target[number]))
+    return figure
+
+
+def reliability_figure(
+    sureness: np.ndarray,
+    accuracy: np.ndarray,
+    images: np.ndarray,
+    answered: np.ndarray,
+    right: np.ndarray,
+    title: str,
+) -> Figure:
+    """Whether the model is right as often as it says, and what is gained by setting unsure images aside.
+
+    Args:
+        sureness: `(B,)` mean probability that the model gave its answers, one for each step of it.
+        accuracy: `(B,)` share of right answers among them.
+        images: `(B,)` how many they are.
+        answered: `(A,)` share of the images that are answered, the surest first.
+        right: `(A,)` share of right answers among them.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    left, other = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="right as often as it says")
+    # a share of n images strays by about sqrt(p (1 - p) / n)
+    error = np.sqrt(np.maximum(accuracy * (1 - accuracy), 0.25 / images) / images)
+    left.errorbar(sureness, accuracy, error, fmt="o", color=BLUE, capsize=3, label="answers, with standard error")
+    for x, y, count in zip(sureness, accuracy, images, strict=True):
+        left.annotate(f"{count:,.0f}", (x, y), xytext=(6, -11), textcoords="offset points", fontsize=8, color=GREY)
+    left.set(xlim=(0, 1.04), ylim=(0, 1.04), xlabel="probability given to the answer", ylabel="share of right answers")
+    left.set_title("Reliability (numbers: images)", fontsize=10)
+    left.legend(loc="upper left")
+    left.grid(alpha=0.3)
+    shown = answered >= 0.01  # the first few images make a ragged line
+    other.plot(answered[shown], right[shown], color=BLUE)
+    other.set(xlabel="share of images answered, the surest first", ylabel="share of right answers among them")
+    other.set_title("Accuracy when unsure images are set aside", fontsize=10)
+    other.set_xlim(0, 1.02)
+    other.grid(alpha=0.3)
+    return figure
+
+
+def _bars(axes: Axes, probs: np.ndarray, answer: int, target: int | None) -> None:
+    """The distribution of a sum around its bulk: the answer in blue, the true sum, if another, in orange."""
+    axes.axis("on")
+    marked = [answer] if target is None or target >= len(probs) else [answer, target]
+    likely = [*np.flatnonzero(probs > 0.005).tolist(), *marked]
+    low, high = max(0, min(likely) - 4), min(len(probs) - 1, max(likely) + 4)
+    colors = [BLUE if s == answer else ORANGE if s == target else GREY for s in range(low, high + 1)]
+    axes.bar(np.arange(low, high + 1), probs[low : high + 1], color=colors)
+    if target is not None and target != answer:
+        axes.axvline(target, color=ORANGE, linewidth=1, linestyle=":")
+    axes.set(ylim=(0, 1.05), yticks=[0, 1], xlim=(low - 0.6, high + 0.6))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+    axes.tick_params(labelsize=7, length=2)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)

@@ -9,6 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torchmetrics import MeanMetric, Metric
 
+from digitsum.answers import Answers
 from digitsum.batches import Batch
 from digitsum.errors import InputError
 from digitsum.metrics import sum_metrics
@@ -27,8 +28,9 @@ class OptimizerSettings:
         beta2: decay of the running mean of its square.
         epsilon: added to the root of that square.
         weight_decay: decoupled, as in AdamW; 0 is Adam.
-        schedule: of the learning rate over the whole run: `constant`, `one_cycle` (up over the first 30 %, then down
-            to nothing) or `cosine` (down to nothing).
+        schedule: of the learning rate over the whole run: `constant`, `one_cycle` (up, then down to nothing) or
+            `cosine` (down to nothing).
+        warmup: share of the run over which `one_cycle` goes up.
 
     Raises:
         InputError: a value out of range.
@@ -40,6 +42,7 @@ class OptimizerSettings:
     epsilon: float = 1e-7
     weight_decay: float = 0.0
     schedule: str = "constant"
+    warmup: float = 0.3
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < float("inf"):
@@ -50,6 +53,8 @@ class OptimizerSettings:
         for name in ("epsilon", "weight_decay"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise InputError(f"model.{name}: expected 0 or more, got {getattr(self, name)}")
+        if not 0 < self.warmup < 1:
+            raise InputError(f"model.warmup: expected a share in (0, 1), got {self.warmup}")
         if self.schedule not in SCHEDULES:
             raise InputError(f"model.schedule: expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
 
@@ -112,6 +117,10 @@ class SumModule(L.LightningModule):
         """
         return self.net.estimate(self.net(images))
 
+    def answer(self, images: torch.Tensor) -> Answers:
+        """All that the network says of images `(N, H, W)`; see `forward`."""
+        return self.net.answer(self.net(images))
+
     def on_fit_start(self) -> None:
         """Take fresh metric states: those that an earlier `trainer.validate` left cannot be updated outside of it."""
         for metrics in (self.train_loss, self.train_metrics, self.val_metrics):
@@ -137,9 +146,9 @@ class SumModule(L.LightningModule):
         """One batch of the test set; returns the answers `(B,)`."""
         return self._evaluation_step("test", batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """One batch of any images, with or without sums; returns the answers `(B,)`."""
-        return self(batch["images"])
+    def predict_step(self, batch: Batch, batch_idx: int) -> Answers:
+        """One batch of any images, with or without sums; returns all that the network says of them."""
+        return self.answer(batch["images"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, fused into one kernel, with the schedule stepped after each batch."""
@@ -158,7 +167,7 @@ class SumModule(L.LightningModule):
         scheduler: torch.optim.lr_scheduler.LRScheduler
         if settings.schedule == "one_cycle":
             scheduler = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, settings.lr, total_steps=steps, cycle_momentum=False
+                optimizer, settings.lr, total_steps=steps, pct_start=settings.warmup, cycle_momentum=False
             )
         else:
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)

@@ -61,7 +61,12 @@ def register() -> None:
 def build_datamodule(cfg: DictConfig) -> SumDataModule:
     """The data module of a config, with a progress bar for composing."""
     data = settings_of(cfg.data)
-    return SumDataModule(data, shuffle_seed=cfg.get("seed", 0), progress=composing_bar(data))
+    return SumDataModule(
+        data,
+        shuffle_seed=cfg.seed,
+        augmentation=settings_of(cfg.augmentation),
+        progress=composing_bar(data),
+    )
 
 
 def settings_of(node: DictConfig) -> Any:

@@ -40,7 +40,7 @@ def run_script(main: Callable[[], Any], config_name: str) -> None:
     from digitsum.resuming import Interrupted
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, not as Hydra prints them
-    _keep_heap()
+    keep_heap()
     _silence_known_messages()
     try:
         main()
@@ -164,7 +164,7 @@ class ComposingBar:
             self._bar.close()
 
 
-def _keep_heap() -> None:
+def keep_heap() -> None:
     """Let glibc keep large blocks between steps instead of mapping and clearing them anew each time.
 
     Each training step allocates some hundred megabytes of activations; without this a third to a half of its time

@@ -10,6 +10,9 @@ Settings, as key=value:
     ckpt_path=FILE           the checkpoint; it holds all that is needed. Default: the newest finished run's best one
     split=train|val|test|all the run's own data (default val)
     input=PATH               images to read instead
+    num_digits=null|4|[1,8]  how many digits the images hold, for a model that reads them; null: any number.
+                             Default: what it was trained for
+    views=1                  for such a model: over how many shifted copies of an image to average, 1 to 6
     batch_size=N             images at once (default 64)
     trainer=auto|cpu|gpu|mps
     mnist_root=FOLDER        where MNIST is, if the run's data must be composed anew
@@ -20,7 +23,7 @@ Pictures are scaled to the height that the model was trained on, aspect kept, pa
 and inverted when their border is bright; predictions.csv says what was done to each.
 
 Writes predictions.csv, and where the sums are known metrics.json, scatter.png and worst.png, into
-outputs/predictions/<time>/.
+outputs/predictions/<time>/; for a model that reads digits also overlays.png and reliability.png.
 """
 
 from console import PROJECT, answer_help, log, log_written, reports_mistakes, run_script
@@ -33,7 +36,7 @@ from typing import Any
 
 import hydra
 import torch
-from build import build_trainer, composing_bar, register
+from build import build_trainer, composing_bar, register, settings_of
 from omegaconf import DictConfig
 
 from digitsum.arrays import ImageArrays, SumArrays, open_shards, read_images
@@ -46,6 +49,7 @@ from digitsum.files import is_folder
 from digitsum.glyphs import SPLITS
 from digitsum.pictures import SUFFIXES, PictureBatches, find_pictures
 from digitsum.prediction import write_predictions
+from digitsum.readings import ReadingAccuracy, find_truth
 from digitsum.runs import BEST_CHECKPOINT, newest_run
 
 register()
@@ -66,17 +70,22 @@ def main(cfg: DictConfig) -> None:
         ckpt_path = Path(cfg.ckpt_path)
     checkpoint = read_checkpoint(ckpt_path)
     module = model_of(checkpoint, ckpt_path)
+    if cfg.num_digits != "trained":
+        module.net.adapt(num_digits=settings_of(cfg).num_digits)
+    if cfg.views != 1:
+        module.net.adapt(views=cfg.views)
 
     batch_size = cfg.batch_size
     if cfg.input is None:
-        parts: dict[str, Any] = own_data(cfg, checkpoint, ckpt_path)
+        parts, folders = own_data(cfg, checkpoint, ckpt_path)
     else:
-        parts = {"input": open_input(Path(cfg.input))}
+        parts, folders = {"input": open_input(Path(cfg.input))}, {"input": Path(cfg.input)}
     height, width = module.image_size
     for name, arrays in parts.items():
         if isinstance(arrays, SumArrays):
-            if arrays.images.image_size != module.image_size:
-                found = "{}x{}".format(*arrays.images.image_size)
+            size = arrays.images.image_size
+            if size != module.image_size and not (module.net.any_width and size[0] == height):
+                found = "{}x{}".format(*size)
                 raise InputError(
                     f"{cfg.input or name}: the model reads images of {height}x{width}, found {found}; "
                     "compose, crop or pad them to that size"
@@ -87,9 +96,19 @@ def main(cfg: DictConfig) -> None:
 
     folder = Path(cfg.run_dir)
     trainer = build_trainer(cfg, logger=False, callbacks=[], default_root_dir=str(folder))
-    results = write_predictions(trainer, module, parts, folder)
+    reads = module.net.reads_digits
+    truths = {
+        part: ReadingAccuracy(*truth) for part, place in folders.items() if reads and (truth := find_truth(place))
+    }
+    results = write_predictions(trainer, module, parts, folder, truths)
     if results:
         log.info("%s\n", metrics_table(results))
+        for part, rows in results.items():
+            for name in ("confidence", "reading"):
+                if name in rows:
+                    log.info(
+                        "%s, %s: %s", part, name, ", ".join(f"{key} {value:.4f}" for key, value in rows[name].items())
+                    )
     else:
         log.info("no sums are known for these images: no metrics and no figures")
         for line in (folder / "predictions.csv").read_text().splitlines()[:11]:
@@ -97,15 +116,16 @@ def main(cfg: DictConfig) -> None:
     log_written(folder)
 
 
-def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> dict[str, SumArrays]:
-    """The data that the checkpoint was trained on, found again or composed anew on this machine."""
+def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The data that the checkpoint was trained on, found again or composed anew on this machine, and their folders."""
     places = {"root": cfg.data_root, "mnist_root": cfg.mnist_root, "datasets_dir": f"{cfg.outputs_dir}/datasets"}
     data = data_of(checkpoint.get("datamodule_hyper_parameters", {}).get("data"), places, path)
     composed = isinstance(data, ComposedData)
     datamodule = SumDataModule(data, progress=composing_bar(data) if composed else None)
     datamodule.prepare_data()
     datamodule.setup()
-    return {split: datamodule.splits[split] for split in (SPLITS if cfg.split == "all" else [cfg.split])}
+    splits = SPLITS if cfg.split == "all" else (cfg.split,)
+    return {split: datamodule.splits[split] for split in splits}, {split: datamodule.folder / split for split in splits}
 
 
 def open_input(path: Path) -> SumArrays | list[Path]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from digitsum.augmentation import Augmentation
 from digitsum.errors import InputError
 from digitsum.module import OptimizerSettings
 from digitsum.networks import NETWORKS
@@ -125,6 +126,7 @@ class TrainConfig:
 
     data: Any = MISSING
     model: Any = MISSING
+    augmentation: Augmentation = field(default_factory=Augmentation)
     trainer: Any = MISSING
     callbacks: Any = MISSING
     logger: Any = MISSING
@@ -148,6 +150,8 @@ class PredictConfig:
     ckpt_path: str | None = None
     split: str = "val"
     input: str | None = None
+    num_digits: Any = "trained"
+    views: int = 1
     batch_size: int = 64
     trainer: Any = MISSING
     mnist_root: str | None = None

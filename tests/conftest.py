@@ -15,17 +15,16 @@ from digitsum.resuming import Signals
 ROOT = Path(__file__).resolve().parent.parent
 
 # as small as a run can be that still has several batches and an uneven last one
-TINY = (
+TINY_RUN = (
     "data.num_train=40",
     "data.num_val=20",
     "data.num_test=10",
     "data.batch_size=16",
     "trainer.max_epochs=1",
     "trainer.accelerator=cpu",
-    "model.hidden_units=8",
-    "model.conv1_channels=2",
-    "model.conv2_channels=3",
 )
+TINY = (*TINY_RUN, "model.hidden_units=8", "model.conv1_channels=2", "model.conv2_channels=3")
+TINY_READER = ("experiment=reader", *TINY_RUN, "model.width=2")
 
 
 def pytest_addoption(parser):
@@ -73,14 +72,25 @@ def command(monkeypatch, capfd):
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory, datasets_dir):
     """The folder of a tiny run on the bundled digits, trained once for all tests; only to be read."""
+    return trained(tmp_path_factory.mktemp("outputs"), datasets_dir, TINY)
+
+
+@pytest.fixture(scope="session")
+def finished_reader(tmp_path_factory, datasets_dir):
+    """The same with the network that reads digits."""
+    return trained(tmp_path_factory.mktemp("outputs"), datasets_dir, TINY_READER)
+
+
+def trained(outputs, datasets_dir, words):
+    """Train a run outside of any command and return its folder."""
     import train
     from hydra import compose, initialize_config_dir
 
-    outputs = tmp_path_factory.mktemp("outputs")
     folder = outputs / "runs" / "first"
+    GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose(
-            "train", [*TINY, f"run_dir={folder}", f"outputs_dir={outputs}", f"data.datasets_dir={datasets_dir}"]
+            "train", [*words, f"run_dir={folder}", f"outputs_dir={outputs}", f"data.datasets_dir={datasets_dir}"]
         )
     seeded = os.environ.get("PL_GLOBAL_SEED")
     train.run(cfg, Signals(), in_sweep=False, hparams={"seed": 0})

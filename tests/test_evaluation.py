@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import digitsum.evaluation
+from digitsum.answers import Answers
 from digitsum.evaluation import Evaluation, metrics_table
 
 
@@ -16,7 +17,7 @@ def feed(evaluation, preds, target, size=7):
             "index": torch.arange(len(preds))[rows],
             "images": torch.arange(len(preds), dtype=torch.uint8)[rows, None, None].expand(-1, 2, 3),
         }
-        evaluation.update(batch, preds[rows], part="val")
+        evaluation.update(batch, Answers(preds[rows]), part="val")
 
 
 @pytest.fixture
@@ -42,17 +43,16 @@ def test_the_largest_errors_are_kept_in_order_with_their_images(pairs):
     evaluation = Evaluation(train_mean=0.0, num_worst=5)
     feed(evaluation, preds, target)
     expected = (preds - target).abs().argsort(descending=True)[:5].tolist()
-    assert [answer.index for answer in evaluation.worst] == expected
-    for answer in evaluation.worst:
-        assert (answer.image == answer.index).all()
-        assert (answer.pred, answer.target) == (preds[answer.index].item(), target[answer.index].item())
-        assert answer.part == "val"
+    assert [one.name for one in evaluation.worst] == [f"val {index}" for index in expected]
+    for index, one in zip(expected, evaluation.worst, strict=True):
+        assert (one.image == index).all()
+        assert (one.pred, one.target) == (preds[index].item(), target[index].item())
 
 
 def test_equal_errors_need_no_comparison_of_images():
     evaluation = Evaluation(train_mean=0.0, num_worst=3)
     feed(evaluation, torch.ones(20), torch.zeros(20, dtype=torch.long))
-    assert [answer.index for answer in evaluation.worst] == [0, 1, 2]
+    assert [one.name for one in evaluation.worst] == ["val 0", "val 1", "val 2"]
 
 
 def test_all_points_are_kept_while_they_are_few(pairs):

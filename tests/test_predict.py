@@ -175,3 +175,77 @@ def test_arrays_that_moved_are_found_by_data_root(command, predicted, tmp_path):
     ckpt_path = tmp_path / "run" / "checkpoints" / "best.ckpt"
     assert "found nothing" in predicted("split=all", ckpt_path=ckpt_path).text
     assert predicted("split=all", f"data_root={tmp_path}/after", ckpt_path=ckpt_path).code == 0
+
+
+@pytest.fixture
+def read(predicted, finished_reader):
+    """Predict with the finished reader."""
+
+    def run(*words):
+        outputs = finished_reader.parent.parent
+        (outputs / "datasets").mkdir(exist_ok=True)
+        return predicted(f"outputs_dir={outputs}", *words, ckpt_path=finished_reader / "checkpoints" / "best.ckpt")
+
+    return run
+
+
+def test_a_reader_says_how_sure_it_is_and_which_digits_it_read(read):
+    result = read("split=test")
+    assert result.code == 0, result.text
+    for row in rows_of(result.folder):
+        assert 0 <= float(row["probability"]) <= 1
+        assert int(row["low"]) <= int(row["high"])
+        assert len(row["digits"]) == 4
+        assert sum(map(int, row["digits"])) == int(row["rounded"])
+    results = json.loads((result.folder / "metrics.json").read_text())["test"]
+    assert set(results) == {"model", "constant", "confidence", "reading"}
+    assert results["confidence"]["exact"] == pytest.approx(results["model"]["exact"])
+    assert results["reading"]["sequences"] <= results["model"]["exact"]
+    assert {"overlays.png", "reliability.png"} <= {path.name for path in result.folder.iterdir()}
+
+
+def test_a_reader_that_is_not_told_the_count_may_read_any_number_of_digits(read):
+    result = read("num_digits=null")
+    assert result.code == 0, result.text
+    assert {len(row["digits"]) for row in rows_of(result.folder)} != {4}
+    assert all(sum(map(int, row["digits"])) == int(row["rounded"]) for row in rows_of(result.folder))
+    result = read("num_digits=[1,2]")
+    assert {len(row["digits"]) for row in rows_of(result.folder)} <= {1, 2}
+
+
+def test_several_views_change_the_probabilities_a_little(read):
+    one, six = ([float(row["probability"]) for row in rows_of(read(f"views={n}").folder)] for n in (1, 6))
+    assert one != six
+
+
+def test_a_reader_reads_images_of_other_widths(read, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 75), dtype=np.uint8)
+    np.save(tmp_path / "narrow.npy", images)
+    result = read(f"input={tmp_path / 'narrow.npy'}")
+    assert result.code == 0, result.text
+    assert len(rows_of(result.folder)) == 3
+    assert (result.folder / "overlays.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("num_digits=0", "num_digits: expected a whole number from 1"),
+        ("num_digits=[4,2]", "num_digits: expected a whole number from 1"),
+        ("num_digits=many", "num_digits: expected a whole number from 1"),
+        ("views=7", "views: expected 1 to 6, got 7"),
+        ("views=0", "views: expected 1 to 6, got 0"),
+    ],
+)
+def test_a_way_to_read_that_there_is_not_is_refused_in_one_line(read, word, expected):
+    result = read(word)
+    assert result.code == 1
+    assert expected in result.text
+    assert "Traceback" not in result.text
+
+
+@pytest.mark.parametrize("word", ["num_digits=4", "views=2"])
+def test_a_network_that_does_not_read_digits_refuses_to_be_told_how(predicted, outputs, word):
+    result = predicted(outputs, word)
+    assert result.code == 1
+    assert "has no such choice" in result.text

@@ -14,6 +14,7 @@ import pytest
 import torch
 import train
 import yaml
+from conftest import TINY_READER
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from digitsum.checkpoints import load_model
@@ -396,3 +397,15 @@ def test_history_and_table_are_the_same_numbers(whole):
 def test_an_interval_must_be_positive_in_python_too(tmp_path):
     with pytest.raises(InputError, match="save_every_n_steps"):
         Resumable(tmp_path / "x", Signals(), every_n_steps=-1)
+
+
+def test_the_readers_recipe_with_bent_images_is_resumed_in_its_middle(command, resume, stop_at, tmp_path, datasets_dir):
+    def run(folder):
+        places = (f"outputs_dir={tmp_path}", f"data.datasets_dir={datasets_dir}", f"hydra.run.dir={tmp_path / folder}")
+        return command(train.main, *TINY_READER, "trainer.max_epochs=2", *places)
+
+    assert run("whole").code == 0
+    stop_at(4, signal.SIGTERM)
+    assert run("stopped").code == 143
+    assert resume("stopped").code == 0
+    assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from digitsum.answers import Answers
 from digitsum.errors import InputError
 
 POOLINGS = {"max": F.max_pool2d, "average": F.avg_pool2d}
@@ -62,6 +63,9 @@ class TwoConv(nn.Module):
         InputError: an option out of range, or images too small for the two convolutions.
     """
 
+    any_width = False
+    reads_digits = False
+
     def __init__(self, image_size: tuple[int, int], **options: Any) -> None:
         super().__init__()
         settings = TwoConvSettings(**options)
@@ -112,6 +116,19 @@ class TwoConv(nn.Module):
     def estimate(self, output: torch.Tensor) -> torch.Tensor:
         """The answer in `(N,)`, the output of `forward` itself."""
         return output
+
+    def answer(self, output: torch.Tensor) -> Answers:
+        """The estimate is all that it says."""
+        return Answers(self.estimate(output))
+
+    def adapt(self, **options: Any) -> None:
+        """It has no other way to answer.
+
+        Raises:
+            InputError: any option is given.
+        """
+        for name in options:
+            raise InputError(f"{name}: this model (two_conv) has no such choice; leave it out")
 
     def _rectified_pool(self, x: torch.Tensor) -> torch.Tensor:
         if self.pooling == "max":

@@ -1,0 +1,76 @@
+"""Augmentation: each training image bent a little differently each time that it is seen."""
+
+from dataclasses import dataclass, fields
+
+import torch
+import torch.nn.functional as F
+
+from digitsum.errors import InputError
+
+_NODE_SPACING = 4  # pixels between the nodes from which the way of each pixel is interpolated: a quarter of the cost
+
+
+@dataclass
+class Augmentation:
+    """How far images are bent, each by random amounts of its own; the defaults leave them as they are.
+
+    Attributes:
+        scale: largest share by which width and height, each by itself, shrink or grow.
+        slant: largest sideways lean, in pixels per pixel of height.
+        shift: largest shift in pixels, sideways and up or down.
+        warp: standard deviation in pixels of the random shifts of control points, between which images bend.
+        warp_spacing: pixels between control points: the smaller, the more local the bending.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    scale: float = 0.0
+    slant: float = 0.0
+    shift: float = 0.0
+    warp: float = 0.0
+    warp_spacing: int = 14
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            if not 0 <= getattr(self, entry.name) < float("inf"):
+                raise InputError(f"augmentation.{entry.name}: expected 0 or more, got {getattr(self, entry.name)}")
+        if self.scale >= 1:
+            raise InputError(f"augmentation.scale: expected a share below 1, got {self.scale}")
+        if self.warp_spacing < 1:
+            raise InputError(f"augmentation.warp_spacing: expected 1 or more pixels, got {self.warp_spacing}")
+
+    def __bool__(self) -> bool:
+        return any((self.scale, self.slant, self.shift, self.warp))
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Bend images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; float in [0, 1] comes back.
+
+        What moves in from outside is 0. The random numbers are those of torch's generator of the images' device.
+        """
+        count, height, width = images.shape
+        device = images.device
+        if images.dtype == torch.uint8:
+            images = images.float() / 255
+
+        def uniform(largest: float) -> torch.Tensor:
+            return torch.empty((count, 1, 1), device=device).uniform_(-largest, largest)
+
+        # where each pixel of the result comes from, in units of half an image: at a few nodes, then everywhere
+        nodes_y, nodes_x = height // _NODE_SPACING + 2, width // _NODE_SPACING + 2
+        y = torch.linspace(-1, 1, nodes_y, device=device)[:, None] * (1 - 1 / height)
+        x = torch.linspace(-1, 1, nodes_x, device=device) * (1 - 1 / width)
+        from_x = (
+            x * (1 + uniform(self.scale)) + (y * (height / 2) * uniform(self.slant) + uniform(self.shift)) * 2 / width
+        )
+        from_y = (y * (1 + uniform(self.scale)) + uniform(self.shift) * 2 / height).expand(-1, -1, nodes_x)
+        nodes = torch.stack([from_x, from_y], dim=1)
+        if self.warp:
+            points = (height // self.warp_spacing + 2, width // self.warp_spacing + 2)
+            bend = torch.randn((count, 2, *points), device=device)
+            bend *= torch.tensor([2 / width, 2 / height], device=device)[:, None, None] * self.warp
+            nodes += F.interpolate(bend, (nodes_y, nodes_x), mode="bicubic", align_corners=True)
+        # channels last is the order that grid_sample wants
+        nodes = nodes.contiguous(memory_format=torch.channels_last)
+        grid = F.interpolate(nodes, (height, width), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
+        return F.grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)

@@ -1,0 +1,260 @@
+"""The sum of the digits that a row of columns spells: CTC whose target is not the sequence but its sum.
+
+Each of `T` columns carries a distribution over eleven symbols, the digits 0 to 9 and blank. A path takes a symbol from
+each column; its probability is the product. As in CTC (Graves et al., 2006) equal neighbours count as one digit, and a
+blank parts two equal digits. The forward pass keeps for each last symbol, each number of digits `c` and each sum `s` so
+far the probability of having got there. With `A` the total over all last symbols, a column takes digit `d` from
+
+    alpha_d(c, s)  to  p(d) * (alpha_d(c, s) + (A - alpha_d)(c - 1, s - d))
+
+and blank to `p(blank) * A(c, s)`. Probabilities are scaled anew in each column; only the states from which the sum can
+still be reached are kept.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+BLANK = 10
+"""The symbol behind the digits 0 to 9."""
+
+SYMBOLS = 11
+
+_TINY = 1e-38  # about the smallest float32: instead of a division by nothing
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How many digits there are: from `least` to `most`, or any number where `most` is None."""
+
+    least: int
+    most: int | None
+
+
+def log_likelihood(
+    log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts, digit_cost: float = 0.0
+) -> torch.Tensor:
+    """The logarithm of the probability that the columns spell a number of digits in `counts` with the given sum.
+
+    Args:
+        log_probs: `(N, T, 11)` float32 or float64, logarithms; differentiable, once.
+        sums: `(N,)` int64.
+        counts: the numbers of digits that are possible.
+        digit_cost: subtracted from a path's logarithm for each of its digits, in nats.
+
+    Returns:
+        `(N,)`; `-inf`, with a gradient of 0, where no path has that sum.
+    """
+    result = _LogLikelihood.apply(log_probs, _towards(sums, counts), digit_cost)
+    lost = result.isinf()
+    if log_probs.dtype == torch.float32 and lost.any():
+        # 87 nats behind a path that leads nowhere float32 knows nothing any more: float64 does for 700
+        again = log_likelihood(log_probs[lost].double(), sums[lost], counts, digit_cost)
+        result = result.masked_scatter(lost, again.to(result.dtype))
+    return result
+
+
+def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
+    """The logarithms of the probabilities of each sum, together with a number of digits in `counts`.
+
+    Args:
+        log_probs: `(N, T, 11)` float32 or float64, logarithms.
+        counts: the numbers of digits that are possible.
+
+    Returns:
+        `(N, S + 1)` for sums 0 to `S`, the largest that `T` columns or `counts` allow. The probabilities add up to
+        that of a number of digits in `counts`: to 1 where any number is possible.
+    """
+    columns = log_probs.shape[1]
+    lattice = _everywhere(columns, counts, log_probs.device)
+    alphas, scale = _forward(log_probs.exp().transpose(0, 1), lattice, 0.0)
+    places = alphas[-1].sum(1)
+    if counts.most is None:
+        sums = places[:, :-1]
+    else:
+        sums = places.new_zeros((len(places), 9 * counts.most + 1))
+        for count in range(counts.least, counts.most + 1):
+            begin, width = lattice.offsets[count], 9 * count + 1
+            sums[:, :width] += places[:, begin : begin + width]
+    return sums.log().add_(scale[:, None])
+
+
+def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> torch.Tensor:
+    """The most probable path among those with a number of digits in `counts` and the given sum (Viterbi).
+
+    Args:
+        log_probs: `(N, T, 11)` float32 or float64, logarithms.
+        sums: `(N,)` int64.
+        counts: the numbers of digits that are possible.
+
+    Returns:
+        `(N, T)` int64, the symbol of each column; all blank where no path has that sum.
+    """
+    lattice = _towards(sums, counts)
+    alpha = lattice.start(log_probs).log()
+    sources, moves = [], []
+    digits = torch.arange(10, device=log_probs.device)[:, None]
+    before = lattice.before[:, :BLANK]
+    for column in log_probs.transpose(0, 1):
+        best, second = alpha.topk(2, dim=1).values.unbind(1)
+        first, runner_up = alpha.topk(2, dim=1).indices.unbind(1)
+        is_first = first[:, None] == digits
+        other = torch.where(is_first, second[:, None], best[:, None]).gather(2, before)
+        source = torch.where(is_first, runner_up[:, None], first[:, None]).gather(2, before)
+        moved = other > alpha[:, :BLANK]
+        sources.append(torch.cat([torch.where(moved, source, digits), first[:, None]], dim=1))
+        moves.append(moved)
+        alpha = torch.cat([torch.maximum(alpha[:, :BLANK], other), best[:, None]], dim=1) + column[:, :, None]
+
+    width = alpha.shape[2]
+    score, at = torch.where(lattice.final[:, None], alpha, -torch.inf).flatten(1).max(1)
+    symbol, state = at // width, at % width
+    rows = torch.arange(len(alpha), device=alpha.device)
+    path = []
+    for source, moved in zip(reversed(sources), reversed(moves), strict=True):
+        path.append(symbol)
+        is_digit = symbol != BLANK
+        digit = symbol.clamp_max(BLANK - 1)
+        came = is_digit & moved[rows, digit, state]
+        symbol, state = source[rows, symbol, state], torch.where(came, before[rows, digit, state], state)
+    symbols = torch.stack(path[::-1], dim=1)
+    return torch.where(score[:, None] > -torch.inf, symbols, BLANK)
+
+
+@dataclass(frozen=True)
+class _Lattice:
+    """States `(c, s)` in a row, one layer for each number of digits, or a single one where they are not counted.
+
+    The last place is no state: whatever leads out of the lattice leads there, and nothing comes from it.
+
+    Attributes:
+        offsets: where each layer begins.
+        before: `(N or 1, 11, P)` int64, from which place a symbol leads to each place; blank stays where it is.
+        after: `(N or 1, 11, P)` int64, to which place a symbol leads from each place.
+        origin: `(N or 1, P)` bool, the place without digits.
+        final: `(N or 1, P)` bool, the places that are asked for.
+    """
+
+    offsets: list[int]
+    before: torch.Tensor
+    after: torch.Tensor
+    origin: torch.Tensor
+    final: torch.Tensor
+
+    def start(self, log_probs: torch.Tensor) -> torch.Tensor:
+        """`(N, 11, P)` probabilities: nothing read yet, as after a blank."""
+        alpha = log_probs.new_zeros((len(log_probs), SYMBOLS, self.origin.shape[1]))
+        alpha[:, BLANK] = self.origin
+        return alpha
+
+
+def _towards(sums: torch.Tensor, counts: Counts) -> _Lattice:
+    """The states from which each image's own sum can still be reached: a fraction of all."""
+    if counts.most is None:
+        return _lattice(torch.zeros_like(sums)[:, None], [int(sums.max()) + 1], sums, counts)
+    layers = torch.arange(counts.most + 1, device=sums.device)
+    base = (sums[:, None] - 9 * (counts.most - layers)).clamp_min(0)
+    return _lattice(base, [9 * min(c, counts.most - c) + 1 for c in range(counts.most)] + [1], sums, counts)
+
+
+def _everywhere(columns: int, counts: Counts, device: torch.device) -> _Lattice:
+    """All states that `columns` can reach."""
+    nothing = torch.zeros(1, dtype=torch.int64, device=device)
+    if counts.most is None:
+        return _lattice(nothing[:, None], [9 * columns + 1], nothing, counts)
+    base = torch.zeros((1, counts.most + 1), dtype=torch.int64, device=device)
+    return _lattice(base, [9 * c + 1 for c in range(counts.most + 1)], nothing, counts)
+
+
+def _lattice(base: torch.Tensor, widths: list[int], sums: torch.Tensor, counts: Counts) -> _Lattice:
+    """The lattice whose layer `c` holds the sums from `base[:, c]` on, `widths[c]` of them."""
+    device = base.device
+    step = 0 if counts.most is None else 1
+    width = torch.tensor(widths, device=device)
+    offset = width.cumsum(0) - width
+    places = int(width.sum())
+    layer = torch.repeat_interleave(torch.arange(len(widths), device=device), width)
+    total = base[:, layer] + torch.arange(places, device=device) - offset[layer]  # (N or 1, places): the sum s
+    digit = torch.arange(10, device=device)[:, None]
+
+    def neighbour(sign: int) -> torch.Tensor:
+        there = layer + sign * step
+        inside = (there >= 0) & (there < len(widths))
+        there = there.clamp(0, len(widths) - 1)
+        position = total[:, None] + sign * digit - base[:, there][:, None]
+        inside = inside & (position >= 0) & (position < width[there])
+        index = torch.where(inside, offset[there] + position, places)
+        index = torch.cat([index, index.new_full((*index.shape[:2], 1), places)], dim=2)
+        stay = torch.arange(places + 1, device=device).expand(len(index), 1, -1)
+        return torch.cat([index, stay], dim=1)
+
+    wanted = total == sums[:, None]
+    if step:
+        wanted = wanted & (layer >= counts.least)
+    nowhere = torch.zeros_like(wanted[:, :1])
+    origin = ((total == 0) & (layer == 0)).expand_as(wanted)
+    return _Lattice(
+        offset.tolist(),
+        neighbour(-1),
+        neighbour(1),
+        torch.cat([origin, nowhere], dim=1),
+        torch.cat([wanted, nowhere], dim=1),
+    )
+
+
+def _forward(columns: torch.Tensor, lattice: _Lattice, digit_cost: float) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The probabilities `(N, 11, P)` after each column of `(T, N, 11)`, and the logarithm `(N,)` of their scale.
+
+    After each column they are divided by their sum, so that they do not vanish however many columns there are.
+    """
+    alpha = lattice.start(columns[0])
+    others = _others(alpha, digit_cost)
+    before = lattice.before.expand(len(alpha), -1, -1)
+    alphas, totals = [], []
+    for column in columns:
+        # to stay at a symbol, or to come to it from all others; blank may come after itself, which is the same
+        alpha = torch.matmul(others, alpha).gather(2, before).add_(alpha).mul_(column[:, :, None])
+        total = alpha.sum((1, 2), keepdim=True).clamp_min_(_TINY)
+        alphas.append(alpha.div_(total))
+        totals.append(total)
+    return alphas, torch.stack(totals).log_().sum(0).flatten()
+
+
+def _others(like: torch.Tensor, digit_cost: float) -> torch.Tensor:
+    """`(11, 11)`, from each symbol (column) to each other one (row), where a digit costs what it costs."""
+    others = 1 - torch.eye(SYMBOLS, dtype=like.dtype, device=like.device)
+    others[:BLANK] *= math.exp(-digit_cost)
+    return others
+
+
+class _LogLikelihood(torch.autograd.Function):
+    """Its gradient is the posterior probability of each symbol in each column: forward-backward."""
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: torch.Tensor, lattice: _Lattice, digit_cost: float) -> torch.Tensor:
+        columns = log_probs.detach().exp().transpose(0, 1)
+        alphas, scale = _forward(columns, lattice, digit_cost)
+        result = (alphas[-1] * lattice.final[:, None]).sum((1, 2)).log_().add_(scale)
+        ctx.save_for_backward(columns, result, *alphas)
+        ctx.lattice, ctx.digit_cost = lattice, digit_cost
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        columns, result, *alphas = ctx.saved_tensors
+        lattice = ctx.lattice
+        grad = torch.where(result > -torch.inf, grad, 0.0)[:, None]
+        others = _others(grad, ctx.digit_cost).T.contiguous()
+        after = lattice.after.expand(len(grad), -1, -1)
+        beta = lattice.final[:, None].to(grad.dtype).expand(-1, SYMBOLS, -1)
+        grads = []
+        for column, alpha in zip(columns.flip(0), reversed(alphas), strict=True):
+            posterior = (alpha * beta).sum(2)
+            grads.append(posterior.div_(posterior.sum(1, keepdim=True).clamp_min_(_TINY)).mul_(grad))
+            here = beta * column[:, :, None]
+            beta = torch.matmul(others, here.gather(2, after)).add_(here)
+            beta.div_(beta.sum((1, 2), keepdim=True).clamp_min_(_TINY))
+        return torch.stack(grads[::-1], dim=1), None, None
