@@ -186,7 +186,8 @@ def _silence_known_messages() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # likewise
     ):
         warnings.filterwarnings("ignore", message=message)
-    # advertisements for other packages; the device is named by the scripts themselves
+    # advertisements for other packages; what the scripts say themselves, or have decided
+    beginnings = ("💡 Tip", "TPU available", "GPU available", "Loading `train_dataloader`")
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not record.getMessage().startswith(("💡 Tip", "TPU available", "GPU available"))
+        lambda record: not record.getMessage().startswith(beginnings)
     )

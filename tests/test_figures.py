@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from digitsum.figures import RED, answers_figure, canvases_figure, loss_figure, scatter_figure
+from digitsum.figures import (
+    RED,
+    answers_figure,
+    canvases_figure,
+    loss_figure,
+    readings_figure,
+    reliability_figure,
+    scatter_figure,
+)
 
 
 def axes_of(figure):
@@ -62,3 +70,33 @@ def test_canvases_have_their_sums_and_float_images_their_range():
     figure = canvases_figure(np.ones((2, 4, 6)), np.array([3, 7]), "Two")
     assert [axes.get_title() for axes in figure.axes[:2]] == ["sum 3", "sum 7"]
     assert figure.axes[0].images[0].get_clim() == (0, 1)
+
+
+def test_a_reading_shows_its_digits_above_their_places_and_the_answer_among_its_bars():
+    images = np.zeros((2, 40, 168), np.uint8)
+    probs = np.zeros((2, 37))
+    probs[0, 12], probs[1, 30], probs[1, 31] = 1, 0.4, 0.6
+    figure = readings_figure(
+        images, probs, [(4, 8), (9, 9, 9, 4)], [(20.0, 60.0), (10.0, 40.0, 70.0, 100.0)], np.array([12, 30]), "title"
+    )
+    above = [axes for axes in figure.axes if axes.images]
+    assert [[(text.get_text(), text.get_position()[0]) for text in axes.texts] for axes in above] == [
+        [("4", 20.0), ("8", 60.0)],
+        [("9", 10.0), ("9", 40.0), ("9", 70.0), ("4", 100.0)],
+    ]
+    assert [axes.get_title() for axes in above] == ["read 12 (100%), true 12", "read 31 (60%), true 30"]
+    bars = [axes for axes in figure.axes if axes.patches]
+    heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in bars[1].patches}
+    assert (heights[30], heights[31], heights[32]) == (0.4, 0.6, 0)
+
+
+def test_a_true_sum_that_the_model_thinks_impossible_is_no_error_in_the_figure():
+    readings_figure(np.zeros((1, 40, 168), np.uint8), np.ones((1, 1)), [()], [()], np.array([99]), "title")
+
+
+def test_the_reliability_figure_shows_every_step_with_its_images():
+    sureness, accuracy, images = np.array([0.5, 0.99]), np.array([0.4, 0.98]), np.array([10, 1_000])
+    figure = reliability_figure(sureness, accuracy, images, np.array([0.5, 1.0]), np.array([1.0, 0.97]), "title")
+    reliability, selective = figure.axes
+    assert [text.get_text() for text in reliability.texts] == ["10", "1,000"]
+    assert selective.lines[0].get_xydata().tolist() == [[0.5, 1.0], [1.0, 0.97]]
