@@ -2,6 +2,7 @@
 
 import re
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from digitsum.errors import InputError
 from digitsum.files import is_folder
 from digitsum.glyphs import GLYPH_SIZE
 
+# what numpy and zipfile raise; a TypeError where it is no archive, a RuntimeError where it seems encrypted
+_DAMAGE: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError)
+_DAMAGE += (zipfile.BadZipFile, zlib.error)
 _NEAR = 8  # pixels
 
 
@@ -33,12 +37,15 @@ def find_truth(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
     digits, left = [], []
     for _, path in sorted(found.items()):
         try:
-            with np.load(path, allow_pickle=False) as file:
+            # opened here: numpy leaves a damaged file open
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 digits.append(file["digits"])
                 left.append(file["left"])
             if digits[-1].ndim != 2 or digits[-1].shape != left[-1].shape:
                 raise ValueError("its arrays do not fit one another")
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            if {digits[-1].dtype.kind, left[-1].dtype.kind} != {"i"}:
+                raise ValueError("its arrays are not of whole numbers")
+        except _DAMAGE as error:
             raise InputError(
                 f"{path}: expected the digits of a composed data set, but it is damaged ({error})"
             ) from error

@@ -136,11 +136,10 @@ class Reader(nn.Module):
             InputError: on a CPU, a sum that no possible number of digits has; elsewhere the loss is then infinite.
         """
         views, columns = output.shape[1:3]
-        with torch.autocast(output.device.type, enabled=False):
-            logs = log_likelihood(
-                output.flatten(0, 1), sums.repeat_interleave(views), self.counts, self.settings.digit_cost
-            )
-            logs = logs.unflatten(0, (-1, views)).logsumexp(1) - math.log(views)
+        logs = log_likelihood(
+            output.flatten(0, 1), sums.repeat_interleave(views), self.counts, self.settings.digit_cost
+        )
+        logs = logs.unflatten(0, (-1, views)).logsumexp(1) - math.log(views)
         if logs.device.type == "cpu" and logs.isinf().any():
             wrong = int(sums[logs.isinf()][0])
             raise InputError(
@@ -187,7 +186,7 @@ class Reader(nn.Module):
             if name == "num_digits":
                 self.counts = counts_of(value)
             elif name == "views":
-                if value not in range(1, len(_SHIFTS) + 1):
+                if type(value) is not int or not 1 <= value <= len(_SHIFTS):
                     raise InputError(f"views: expected 1 to {len(_SHIFTS)}, got {value}")
                 self.views = value
             else:
@@ -204,6 +203,11 @@ class Reader(nn.Module):
 
     def _probs(self, output: torch.Tensor) -> torch.Tensor:
         """The distributions `(N, V, S)` of the sum, given a possible number of digits."""
+        if output.shape[2] < self.counts.least:
+            raise InputError(
+                f"num_digits: expected at most {output.shape[2]}, one for each column of these images, got "
+                f"{self.counts.least}; give the number of digits that the images have, or wider images"
+            )
         logs = log_distribution(output.flatten(0, 1), self.counts)
         return logs.softmax(1).unflatten(0, (-1, output.shape[1]))
 
@@ -220,7 +224,7 @@ class Reader(nn.Module):
         middles = (torch.arange(symbols.shape[1], device=columns.device) + 0.5) * COLUMN - shifts[:, None]
         total = columns.new_zeros(shape).scatter_add(1, number, middles)
         count = columns.new_zeros(shape).scatter_add(1, number, columns.new_ones(symbols.shape))
-        return Reading(digits, (total / count)[:, :most])
+        return Reading(digits, (total / count)[:, :most].clamp_min(0))  # a shifted view begins left of the image
 
 
 def _begins(symbols: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,8 @@ BLANK = 10
 
 SYMBOLS = 11
 
-_TINY = 1e-38  # about the smallest float32: instead of a division by nothing
+_SAFE = {torch.float32: 60, torch.float64: 600}  # nats: less than the logarithm of the smallest number
+_NEVER = -1e30  # the logarithm of 0, finite to have a gradient
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ def log_likelihood(
     Returns:
         `(N,)`; `-inf`, with a gradient of 0, where no path has that sum.
     """
-    result = _LogLikelihood.apply(log_probs, _towards(sums, counts), digit_cost)
-    lost = result.isinf()
-    if log_probs.dtype == torch.float32 and lost.any():
-        # 87 nats behind a path that leads nowhere float32 knows nothing any more: float64 does for 700
-        again = log_likelihood(log_probs[lost].double(), sums[lost], counts, digit_cost)
+    lattice = _towards(sums, counts)
+    result = _LogLikelihood.apply(log_probs, lattice, digit_cost)
+    # A path's share of all forward and of all backward probabilities may each be as small as the result: what is far
+    # less likely than 1 leaves the range of numbers, its gradient first.
+    lost = result < -_SAFE[log_probs.dtype]
+    if lost.any():
+        again = _in_logarithms(log_probs[lost].double(), _towards(sums[lost], counts), digit_cost)
         result = result.masked_scatter(lost, again.to(result.dtype))
     return result
 
@@ -67,6 +70,14 @@ def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
         `(N, S + 1)` for sums 0 to `S`, the largest that `T` columns or `counts` allow. The probabilities add up to
         that of a number of digits in `counts`: to 1 where any number is possible.
     """
+    logs = _log_distribution(log_probs, counts)
+    lost = logs.logsumexp(1) < -_SAFE[torch.float32]
+    if log_probs.dtype == torch.float32 and lost.any():
+        logs[lost] = _log_distribution(log_probs[lost].double(), counts).to(logs.dtype)
+    return logs
+
+
+def _log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
     columns = log_probs.shape[1]
     lattice = _everywhere(columns, counts, log_probs.device)
     alphas, scale = _forward(log_probs.exp().transpose(0, 1), lattice, 0.0)
@@ -213,13 +224,35 @@ def _forward(columns: torch.Tensor, lattice: _Lattice, digit_cost: float) -> tup
     others = _others(alpha, digit_cost)
     before = lattice.before.expand(len(alpha), -1, -1)
     alphas, totals = [], []
-    for column in columns:
-        # to stay at a symbol, or to come to it from all others; blank may come after itself, which is the same
-        alpha = torch.matmul(others, alpha).gather(2, before).add_(alpha).mul_(column[:, :, None])
-        total = alpha.sum((1, 2), keepdim=True).clamp_min_(_TINY)
-        alphas.append(alpha.div_(total))
-        totals.append(total)
+    with torch.autocast(alpha.device.type, enabled=False):  # it would multiply matrices in half precision
+        for column in columns:
+            # to stay at a symbol, or to come to it from all others; blank may come after itself, which is the same
+            alpha = torch.matmul(others, alpha).gather(2, before).add_(alpha).mul_(column[:, :, None])
+            total = alpha.sum((1, 2), keepdim=True).clamp_min_(_tiny(alpha))
+            alphas.append(alpha.div_(total))
+            totals.append(total)
     return alphas, torch.stack(totals).log_().sum(0).flatten()
+
+
+def _in_logarithms(log_probs: torch.Tensor, lattice: _Lattice, digit_cost: float) -> torch.Tensor:
+    """What `_LogLikelihood` computes, however unlikely, at several times its cost: float64, differentiable."""
+    alpha = lattice.start(log_probs).log().clamp_min(_NEVER)
+    others = _others(alpha, digit_cost)
+    before = lattice.before.expand(len(alpha), -1, -1)
+    with torch.autocast(alpha.device.type, enabled=False):
+        for column in log_probs.clamp_min(_NEVER).transpose(0, 1):
+            largest = alpha.detach().amax(1, keepdim=True)
+            moved = torch.matmul(others, (alpha - largest).exp())
+            some = moved > 0
+            moved = torch.where(some, moved, 1).log() + torch.where(some, largest, _NEVER)
+            alpha = torch.logaddexp(alpha, moved.gather(2, before)) + column[:, :, None]
+    result = torch.where(lattice.final[:, None], alpha, _NEVER).flatten(1).logsumexp(1)
+    return torch.where(result > _NEVER / 2, result, -torch.inf)
+
+
+def _tiny(like: torch.Tensor) -> float:
+    """About the smallest number of a dtype: instead of a division by nothing."""
+    return torch.finfo(like.dtype).tiny
 
 
 def _others(like: torch.Tensor, digit_cost: float) -> torch.Tensor:
@@ -253,8 +286,8 @@ class _LogLikelihood(torch.autograd.Function):
         grads = []
         for column, alpha in zip(columns.flip(0), reversed(alphas), strict=True):
             posterior = (alpha * beta).sum(2)
-            grads.append(posterior.div_(posterior.sum(1, keepdim=True).clamp_min_(_TINY)).mul_(grad))
+            grads.append(posterior.div_(posterior.sum(1, keepdim=True).clamp_min_(_tiny(grad))).mul_(grad))
             here = beta * column[:, :, None]
             beta = torch.matmul(others, here.gather(2, after)).add_(here)
-            beta.div_(beta.sum((1, 2), keepdim=True).clamp_min_(_TINY))
+            beta.div_(beta.sum((1, 2), keepdim=True).clamp_min_(_tiny(grad)))
         return torch.stack(grads[::-1], dim=1), None, None
