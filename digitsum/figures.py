@@ -177,10 +177,10 @@ def reliability_figure(
     error = np.sqrt(np.maximum(accuracy * (1 - accuracy), 0.25 / images) / images)
     left.errorbar(sureness, accuracy, error, fmt="o", color=BLUE, capsize=3, label="answers, with standard error")
     for x, y, count in zip(sureness, accuracy, images, strict=True):
-        left.annotate(f"{count:,.0f}", (x, y), xytext=(6, -11), textcoords="offset points", fontsize=8, color=GREY)
+        left.annotate(f"{count:,.0f}", (x, y), xytext=(7, -3), textcoords="offset points", fontsize=8, color=GREY)
     left.set(xlim=(0, 1.04), ylim=(0, 1.04), xlabel="probability given to the answer", ylabel="share of right answers")
     left.set_title("Reliability (numbers: images)", fontsize=10)
-    left.legend(loc="upper left")
+    left.legend(loc="lower right")
     left.grid(alpha=0.3)
     shown = answered >= 0.01  # the first few images make a ragged line
     other.plot(answered[shown], right[shown], color=BLUE)

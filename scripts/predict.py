@@ -96,10 +96,7 @@ def main(cfg: DictConfig) -> None:
 
     folder = Path(cfg.run_dir)
     trainer = build_trainer(cfg, logger=False, callbacks=[], default_root_dir=str(folder))
-    reads = module.net.reads_digits
-    truths = {
-        part: ReadingAccuracy(*truth) for part, place in folders.items() if reads and (truth := find_truth(place))
-    }
+    truths = truths_of(parts, folders) if module.net.reads_digits else {}
     results = write_predictions(trainer, module, parts, folder, truths)
     if results:
         log.info("%s\n", metrics_table(results))
@@ -126,6 +123,19 @@ def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> tuple[d
     datamodule.setup()
     splits = SPLITS if cfg.split == "all" else (cfg.split,)
     return {split: datamodule.splits[split] for split in splits}, {split: datamodule.folder / split for split in splits}
+
+
+def truths_of(parts: dict[str, Any], folders: dict[str, Path]) -> dict[str, ReadingAccuracy]:
+    """What compares readings with the digits that were drawn, for the parts that are composed sets."""
+    truths = {}
+    for part, folder in folders.items():
+        truth = find_truth(folder)
+        if truth is not None and isinstance(parts[part], Batches):
+            images = len(parts[part].arrays.images)
+            if len(truth[0]) != images:
+                raise InputError(f"{folder}: expected truth files for {images} images, found {len(truth[0])}")
+            truths[part] = ReadingAccuracy(*truth)
+    return truths
 
 
 def open_input(path: Path) -> SumArrays | list[Path]:

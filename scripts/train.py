@@ -3,13 +3,16 @@
     python scripts/train.py                         the reference network on the bundled handwriting
     python scripts/train.py experiment=smoke        the same in under a minute, to prove the installation
     python scripts/train.py data=mnist              30,000 images from MNIST digits (data.download=true fetches them)
+    python scripts/train.py experiment=reader data=mnist     the network that reads the digits
     python scripts/train.py data=arrays data.root=FOLDER     your own data0.npy, lab0.npy, ...
     python scripts/train.py -m model.lr=1e-3,3e-4 seed=0,1   a sweep: every combination, a job each
 
 Settings, as key=value:
     data=demo|mnist|arrays                 data.batch_size=64  data.num_train=...  data.layout.num_digits=4
-    model=two_conv                         model.lr=1e-3  model.schedule=constant|one_cycle|cosine
-                                           model.pooling=max|average  model.kernel_size=3  model.dense_dropout=0.5
+    model=two_conv|reader                  model.lr=1e-3  model.schedule=constant|one_cycle|cosine
+                                           two_conv: model.pooling=max|average  model.kernel_size=3
+                                           reader: model.num_digits=4|[2,6]|null, digits on an image  model.width=32
+    augmentation.KEY=...                   how far training images are bent: scale slant shift warp warp_spacing
     trainer=auto|cpu|gpu|mps               trainer.max_epochs=10, and any other argument of Lightning's Trainer
     callbacks=default|early_stopping       callbacks.early_stopping.patience=3
     logger=tensorboard|csv|none

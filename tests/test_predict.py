@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import predict
@@ -249,3 +250,20 @@ def test_a_network_that_does_not_read_digits_refuses_to_be_told_how(predicted, o
     result = predicted(outputs, word)
     assert result.code == 1
     assert "has no such choice" in result.text
+
+
+def test_a_missing_truth_file_is_noticed(read, tmp_path, datasets_dir):
+    (whole,) = {path.parent for path in datasets_dir.glob("bundled-70-*/test/truth0.npz")}
+    shutil.copytree(whole, tmp_path / "part")
+    shutil.copy(whole / "data0.npy", tmp_path / "part" / "data1.npy")
+    shutil.copy(whole / "lab0.npy", tmp_path / "part" / "lab1.npy")
+    result = read(f"input={tmp_path / 'part'}")
+    assert result.code == 1
+    assert "expected truth files for 20 images, found 10" in result.text
+
+
+def test_a_composed_folder_of_canvases_is_compared_with_what_was_drawn(read, tmp_path, datasets_dir):
+    (whole,) = {path.parent for path in datasets_dir.glob("bundled-70-*/test/truth0.npz")}
+    result = read(f"input={whole}")
+    assert result.code == 0, result.text
+    assert set(json.loads((result.folder / "metrics.json").read_text())["input"]) >= {"confidence", "reading"}

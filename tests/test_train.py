@@ -257,3 +257,8 @@ def test_help_is_answered_without_the_long_imports():
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
     assert "python scripts/train.py experiment=smoke" in outcome.stdout
+
+
+def test_tensorboard_shows_what_the_reader_reads_each_epoch(finished_reader):
+    board = EventAccumulator(str(finished_reader), size_guidance={"images": 0}).Reload()
+    assert {"val/answers", "val/scatter"} <= set(board.Tags()["images"])
