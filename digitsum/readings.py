@@ -66,7 +66,7 @@ class ReadingAccuracy:
     def __init__(self, digits: np.ndarray, left: np.ndarray) -> None:
         self._digits = digits
         self._left = left
-        self._sequences = self._right_sequences = self._true = self._matched = self._near = 0
+        self._sequences = self._right_sequences = self._right_nonzero = self._true = self._matched = self._near = 0
         self._offsets = 0.0
 
     def update(self, batch: Batch, answers: Answers) -> None:
@@ -80,6 +80,7 @@ class ReadingAccuracy:
             pairs = match_digits(truth.tolist(), found.tolist())
             self._sequences += 1
             self._right_sequences += len(truth) == len(found) == len(pairs)
+            self._right_nonzero += truth[truth > 0].tolist() == found[found > 0].tolist()
             self._true += len(truth)
             self._matched += len(pairs)
             for one, other in pairs:
@@ -90,13 +91,15 @@ class ReadingAccuracy:
         """What was read rightly.
 
         Returns:
-            `sequences` (share of images whose digits are all right, none missing or too many), `digits` (share of the
-            true digits that are in the reading, in their order), `places` (share of those read within 8 pixels of the
+            `sequences` (share of images whose digits are all right, none missing or too many), `sequences_but_zeros`
+            (the same without the zeros: sums tell nothing of them where the number of digits is unknown), `digits`
+            (share of the true digits that are in the reading, in their order), `places` (share of those read within 8 pixels of the
             middle of the tile), `place_offset` (mean of read minus true place, pixels).
         """
         matched = max(1, self._matched)
         return {
             "sequences": self._right_sequences / max(1, self._sequences),
+            "sequences_but_zeros": self._right_nonzero / max(1, self._sequences),
             "digits": self._matched / max(1, self._true),
             "places": self._near / matched,
             "place_offset": float(self._offsets / matched),

@@ -53,10 +53,11 @@ def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> Dic
         schemas: dict[str, Any] = {"data": data, "model": model, "trainer": TrainerSettings}
         for group, schema in schemas.items():
             recorded[group] = OmegaConf.merge(OmegaConf.structured(schema), record[group])
+        recorded.augmentation = OmegaConf.merge(recorded.augmentation, record.get("augmentation", {}))
         recorded.callbacks = {name: _known(node) for name, node in record["callbacks"].items()}
         recorded.logger = _known(record["logger"])
         for key in TrainConfig.__dataclass_fields__:
-            if key not in (*schemas, "callbacks", "logger"):
+            if key not in (*schemas, "augmentation", "callbacks", "logger"):
                 recorded[key] = record.get(key, cfg[key])
         OmegaConf.to_container(recorded, throw_on_missing=True)
         if not _is_plain(recorded.trainer) or recorded.trainer._target_ != TrainerSettings._target_:

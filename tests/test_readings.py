@@ -219,6 +219,7 @@ def accuracy_of(*rows):
 def test_readings_made_by_hand_have_the_figures_worked_out_by_hand():
     assert accuracy_of((0, 1, 2, 3)) == {
         "sequences": 1 / 4,
+        "sequences_but_zeros": 1 / 4,
         "digits": 8 / 10,
         "places": 7 / 8,
         "place_offset": pytest.approx((0 + 0 + 8 + 8.1 - 4 + 0 + 0 + 1) / 8, rel=1e-5),
@@ -231,6 +232,14 @@ def test_a_sequence_is_right_when_no_digit_is_missing_wrong_or_too_many(row, seq
     assert (report["sequences"], report["digits"]) == (sequences, digits)
 
 
+def test_a_missing_zero_is_forgiven_where_zeros_do_not_count():
+    accuracy = ReadingAccuracy(np.array([[0, 7, 0, 3]], np.int8), np.array([[0, 30, 60, 90]], np.int16))
+    reading = Reading(torch.tensor([[7, 0, 3, -1]]), torch.tensor([[44.0, 74.0, 104.0, np.nan]]))
+    accuracy.update({"index": torch.tensor([0])}, Answers(torch.zeros(1), torch.ones(1, 1), lambda: reading))
+    report = accuracy.report()
+    assert (report["sequences"], report["sequences_but_zeros"]) == (0, 1)
+
+
 def test_batches_in_any_order_give_the_same_figures():
     assert accuracy_of((3, 0), (2,), (1,)) == pytest.approx(accuracy_of((0, 1, 2, 3)))
 
@@ -239,7 +248,9 @@ def test_nothing_read_is_nothing_right():
     accuracy = ReadingAccuracy(TRUTH, LEFT)
     empty = Reading(torch.empty((2, 0), dtype=torch.int64), torch.empty(2, 0))
     accuracy.update({"index": torch.tensor([0, 1])}, Answers(torch.zeros(2), torch.ones(2, 1), lambda: empty))
-    assert accuracy.report() == {"sequences": 0, "digits": 0, "places": 0, "place_offset": 0}
+    assert accuracy.report() == dict.fromkeys(
+        ("sequences", "sequences_but_zeros", "digits", "places", "place_offset"), 0
+    )
 
 
 # --- nothing that trains can know what was drawn
