@@ -80,6 +80,7 @@ def test_the_defaults_are_the_reference(composed):
             "epsilon": 1e-7,
             "weight_decay": 0.0,
             "schedule": "constant",
+            "warmup": 0.3,
         },
     }
     assert (cfg.trainer.max_epochs, cfg.data.batch_size) == (10, 64)
