@@ -109,8 +109,9 @@ def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> t
     digits = torch.arange(10, device=log_probs.device)[:, None]
     before = lattice.before[:, :BLANK]
     for column in log_probs.transpose(0, 1):
-        best, second = alpha.topk(2, dim=1).values.unbind(1)
-        first, runner_up = alpha.topk(2, dim=1).indices.unbind(1)
+        # the best way to come from another symbol is the best of all, or, to that symbol itself, the second
+        values, symbols = alpha.topk(2, dim=1)
+        (best, second), (first, runner_up) = values.unbind(1), symbols.unbind(1)
         is_first = first[:, None] == digits
         other = torch.where(is_first, second[:, None], best[:, None]).gather(2, before)
         source = torch.where(is_first, runner_up[:, None], first[:, None]).gather(2, before)
