@@ -130,7 +130,7 @@ def readings_figure(
     """
     columns = min(3, len(images))
     rows = -(-len(images) // columns)
-    figure = Figure(figsize=(max(4.2 * columns, 5), rows * 2.0 + 0.5), layout="constrained")
+    figure = Figure(figsize=(max(4.2 * columns, 5), rows * 2.1 + 0.5), layout="constrained")
     figure.suptitle(title, fontsize=11)
     panels = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1.3, 1] * rows)
     for axes in panels.flat:
@@ -146,7 +146,7 @@ def readings_figure(
             text += f", true {target[number]:.0f}"
         if names is not None:
             text = f"{names[number]}: {text}"
-        above.set_title(text, fontsize=9, pad=15)
+        above.set_title(text, fontsize=9, pad=19)
         _bars(below, probs[number], answer, None if target is None else int(target[number]))
     return figure
 
