@@ -93,8 +93,8 @@ class ReadingAccuracy:
         Returns:
             `sequences` (share of images whose digits are all right, none missing or too many), `sequences_but_zeros`
             (the same without the zeros: sums tell nothing of them where the number of digits is unknown), `digits`
-            (share of the true digits that are in the reading, in their order), `places` (share of those read within 8 pixels of the
-            middle of the tile), `place_offset` (mean of read minus true place, pixels).
+            (share of the true digits that are in the reading, in their order), `places` (share of those read within 8
+            pixels of the middle of the tile), `place_offset` (mean of read minus true place, pixels).
         """
         matched = max(1, self._matched)
         return {
