@@ -63,7 +63,7 @@ def probability_of(probs: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
 
 
 def median_of(probs: torch.Tensor) -> torch.Tensor:
-    """The sums `(N,)` int64 that minimise the expected absolute error under `probs` `(N, S)`.
+    """The sums `(N,)` int64, on the CPU, that minimise the expected absolute error under `probs` `(N, S)`.
 
     Example:
         >>> median_of(torch.tensor([[0.4, 0.0, 0.3, 0.3]]))
@@ -83,7 +83,9 @@ def mean_of(probs: torch.Tensor) -> torch.Tensor:
 
 
 def interval_of(probs: torch.Tensor, mass: float = 0.9) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ends `(N,)` int64 of the central interval: the sums at `(1 - mass) / 2` and `(1 + mass) / 2` of `probs`.
+    """The ends `(N,)` int64, on the CPU, of the central interval.
+
+    They are the sums at `(1 - mass) / 2` and `(1 + mass) / 2` of `probs` `(N, S)`.
 
     Both ends belong to it. It holds at least `mass`; a sure model's interval is one sum, which holds nearly all.
 
@@ -95,5 +97,5 @@ def interval_of(probs: torch.Tensor, mass: float = 0.9) -> tuple[torch.Tensor, t
 
 
 def _quantile(probs: torch.Tensor, level: float) -> torch.Tensor:
-    # rounding may leave the last number below the level
-    return (probs.double().cumsum(1) < level).sum(1).clamp_max(probs.shape[1] - 1)
+    # rounding may leave the last number below the level; not every device has double precision
+    return (probs.cpu().double().cumsum(1) < level).sum(1).clamp_max(probs.shape[1] - 1)

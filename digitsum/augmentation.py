@@ -15,7 +15,8 @@ class Augmentation:
     """How far images are bent, each by random amounts of its own; the defaults leave them as they are.
 
     Attributes:
-        scale: largest share by which width and height, each by itself, shrink or grow.
+        scale: largest share by which the section of the image that is shown shrinks or grows, width and height each by
+            itself.
         slant: largest sideways lean, in pixels per pixel of height.
         shift: largest shift in pixels, sideways and up or down.
         warp: standard deviation in pixels of the random shifts of control points, between which images bend.
@@ -33,8 +34,8 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            if not 0 <= getattr(self, entry.name) < float("inf"):
-                raise InputError(f"augmentation.{entry.name}: expected 0 or more, got {getattr(self, entry.name)}")
+            if not 0 <= getattr(self, entry.name) <= 10_000:
+                raise InputError(f"augmentation.{entry.name}: expected 0 to 10,000, got {getattr(self, entry.name)}")
         if self.scale >= 1:
             raise InputError(f"augmentation.scale: expected a share below 1, got {self.scale}")
         if self.warp_spacing < 1:
@@ -50,8 +51,7 @@ class Augmentation:
         """
         count, height, width = images.shape
         device = images.device
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
+        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
         def uniform(largest: float) -> torch.Tensor:
             return torch.empty((count, 1, 1), device=device).uniform_(-largest, largest)

@@ -23,7 +23,7 @@ class Confidence:
     def update(self, batch: Batch, answers: Answers) -> None:
         """Add a batch of images with sums and the answers to it, which have distributions."""
         assert answers.probs is not None
-        sums, probs = batch["sums"].cpu(), answers.probs.double().cpu()
+        sums, probs = batch["sums"].cpu(), answers.probs.cpu().double()
         low, high = interval_of(probs, _INTERVAL)
         estimate = answers.estimate.cpu()
         right = (estimate == sums).double()
@@ -47,8 +47,9 @@ class Confidence:
         """What the distributions are worth.
 
         Returns:
-            `nll` (mean of -log P(true sum), nats), `coverage` of the central 90 % interval and its mean `width` (sums
-            in it), `calibration_error` (see `reliability`: mean distance of sureness and accuracy, weighted by images),
+            `nll` (mean of -log P(true sum), nats, of one image 87 at most), `coverage` of the central 90 % interval and
+            its mean `width` (sums in it), `calibration_error` (see `reliability`: mean distance of the answers'
+            probability from the share of right ones, weighted by images),
             `mae_median` and `mse_mean` (of the point estimates that are best for them), `exact` of the most probable
             sum, and `exact_of_surest_90`, `_95`, `_98`, `_99` (where the other 10, 5, 2, 1 % are set aside).
         """

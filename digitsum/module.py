@@ -163,11 +163,17 @@ class SumModule(L.LightningModule):
         )
         if settings.schedule == "constant":
             return optimizer
+        if self.trainer.estimated_stepping_batches == float("inf"):
+            raise InputError(
+                f"trainer.max_epochs: model.schedule={settings.schedule} needs an end, got {self.trainer.max_epochs}"
+            )
         steps = int(self.trainer.estimated_stepping_batches)
         scheduler: torch.optim.lr_scheduler.LRScheduler
         if settings.schedule == "one_cycle":
+            # a rise of exactly one step makes torch divide by zero
+            warmup = settings.warmup * (1.001 if settings.warmup * steps == 1 else 1)
             scheduler = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, settings.lr, total_steps=steps, pct_start=settings.warmup, cycle_momentum=False
+                optimizer, settings.lr, total_steps=steps, pct_start=warmup, cycle_momentum=False
             )
         else:
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
@@ -201,5 +207,6 @@ class SumModule(L.LightningModule):
             raise InputError(
                 f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}); the "
                 "last good checkpoint, if an epoch was finished, is checkpoints/last.ckpt; likely causes: model.lr too "
-                "high, half precision, or damaged images; try a lower model.lr or trainer.gradient_clip_val=1"
+                "high, half precision, damaged images, or sums that model.num_digits rules out; try a lower model.lr "
+                "or trainer.gradient_clip_val=1"
             )

@@ -122,13 +122,14 @@ class _Overlays:
 
     def update(self, batch: Batch, answers: Answers, part: str) -> None:
         """Keep what is still wanted of a batch."""
+        known = "sums" in batch
+        missing = min(len(self._right), len(self._wrong)) < _NUM_SHOWN if known else len(self._unknown) < 2 * _NUM_SHOWN
+        if not missing:
+            return
+        right = (answers.estimate.cpu() == batch["sums"].cpu()).tolist() if known else []
         for row in range(len(batch["index"])):
-            if "sums" not in batch:
-                kept, wanted = self._unknown, 2 * _NUM_SHOWN
-            else:
-                right = answers.estimate[row].item() == int(batch["sums"][row])
-                kept, wanted = (self._right if right else self._wrong), _NUM_SHOWN
-            if len(kept) < wanted:
+            kept = (self._right if right[row] else self._wrong) if known else self._unknown
+            if len(kept) < (_NUM_SHOWN if known else 2 * _NUM_SHOWN):
                 kept.append(shown(batch, answers, row, part))
 
 
@@ -154,8 +155,9 @@ class _Table:
         sums = batch["sums"].tolist() if "sums" in batch else None
         columns: list[Any] = []
         if answers.probs is not None:
-            probability = [f"{p:.4f}" for p in probability_of(answers.probs, answers.estimate).tolist()]
-            low, high = interval_of(answers.probs)
+            probs = answers.probs.cpu()
+            probability = [f"{p:.4f}" for p in probability_of(probs, preds).tolist()]
+            low, high = interval_of(probs)
             columns = [probability, low.tolist(), high.tolist(), answers.reading.texts()]
         if self._paths:
             columns.append(batch["changes"])

@@ -1,8 +1,6 @@
 """The digits that a model read against those that were drawn, where a composed data set says what they were."""
 
 import re
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +11,8 @@ from digitsum.errors import InputError
 from digitsum.files import is_folder
 from digitsum.glyphs import GLYPH_SIZE
 
-# what numpy and zipfile raise; a TypeError where it is no archive, a RuntimeError where it seems encrypted
-_DAMAGE: tuple[type[Exception], ...] = (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, MemoryError)
-_DAMAGE += (zipfile.BadZipFile, zlib.error)
+_MOST_BYTES = 2**28  # unpacked, of one file
+_MOST_DIGITS = 1_000  # on one canvas
 _NEAR = 8  # pixels
 
 
@@ -39,15 +36,20 @@ def find_truth(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
         try:
             # opened here: numpy leaves a damaged file open
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                if sum(entry.file_size for entry in file.zip.infolist()) > _MOST_BYTES:
+                    raise ValueError("its arrays are too large")
                 digits.append(file["digits"])
                 left.append(file["left"])
             if digits[-1].ndim != 2 or digits[-1].shape != left[-1].shape:
                 raise ValueError("its arrays do not fit one another")
             if {digits[-1].dtype.kind, left[-1].dtype.kind} != {"i"}:
                 raise ValueError("its arrays are not of whole numbers")
-        except _DAMAGE as error:
+            if digits[-1].shape[1] > _MOST_DIGITS:
+                raise ValueError("it has too many digits")
+        except Exception as error:  # a damaged file raises whatever the parsers stumbled over
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
-                f"{path}: expected the digits of a composed data set, but it is damaged ({error})"
+                f"{path}: expected the digits of a composed data set, but it is damaged ({reason})"
             ) from error
     try:
         return (np.concatenate(digits), np.concatenate(left)) if found else None

@@ -9,6 +9,7 @@ medians and the median ratio, and writes outputs/benchmarks/<time>/benchmark.jso
 """
 
 import argparse
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -79,4 +80,11 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    from digitsum.errors import InputError
+
+    try:
+        main()
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

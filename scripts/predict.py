@@ -23,7 +23,8 @@ Pictures are scaled to the height that the model was trained on, aspect kept, pa
 and inverted when their border is bright; predictions.csv says what was done to each.
 
 Writes predictions.csv, and where the sums are known metrics.json, scatter.png and worst.png, into
-outputs/predictions/<time>/; for a model that reads digits also overlays.png and reliability.png.
+outputs/predictions/<time>/; for a model that reads digits also overlays.png and, where the sums are known,
+reliability.png.
 """
 
 from console import PROJECT, answer_help, log, log_written, reports_mistakes, run_script
@@ -107,7 +108,7 @@ def main(cfg: DictConfig) -> None:
                         "%s, %s: %s", part, name, ", ".join(f"{key} {value:.4f}" for key, value in rows[name].items())
                     )
     else:
-        log.info("no sums are known for these images: no metrics and no figures")
+        log.info("no sums are known for these images: no metrics, and no figures against true sums")
         for line in (folder / "predictions.csv").read_text().splitlines()[:11]:
             log.info("  %s", line)
     log_written(folder)

@@ -55,6 +55,11 @@ def test_every_experiment_composes_into_objects(composed, experiment):
     assert build_datamodule(cfg).data.batch_size == cfg.data.batch_size
 
 
+@pytest.mark.parametrize("experiment", sorted(set(EXPERIMENTS) - {"smoke"}))  # smoke is a small composed set
+def test_every_recipe_can_be_used_with_ones_own_arrays(composed, experiment):
+    assert composed(f"experiment={experiment}", "data=arrays", "data.root=here").data.root == "here"
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_has_a_config_that_builds_it(composed, name):
     assert model_arguments(composed(f"model={name}"))["network"] == name

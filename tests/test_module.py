@@ -1,5 +1,7 @@
 """The LightningModule: what it logs, and that learning is what it says."""
 
+from types import SimpleNamespace
+
 import lightning as L
 import pytest
 import torch
@@ -119,3 +121,16 @@ def test_the_schedule_runs_over_the_whole_training(schedule, check):
 def test_an_optimiser_setting_out_of_range_is_refused_by_its_name(key, value):
     with pytest.raises(InputError, match=f"model.{key}"):
         OptimizerSettings(**{key: value})
+
+
+def test_a_rise_of_one_step_is_a_schedule_too():
+    module = SumModule("two_conv", (40, 168), optimizer={"schedule": "one_cycle", "warmup": 0.1})
+    module._trainer = SimpleNamespace(estimated_stepping_batches=10, max_epochs=1)
+    assert module.configure_optimizers()["lr_scheduler"]["interval"] == "step"
+
+
+def test_a_schedule_without_an_end_is_refused():
+    module = SumModule("two_conv", (40, 168), optimizer={"schedule": "one_cycle"})
+    module._trainer = SimpleNamespace(estimated_stepping_batches=float("inf"), max_epochs=-1)
+    with pytest.raises(InputError, match="needs an end, got -1"):
+        module.configure_optimizers()

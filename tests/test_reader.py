@@ -409,3 +409,21 @@ def test_a_few_dozen_steps_teach_digits_from_their_sums_alone():
     assert losses[-1] < 0.5 < 2 < losses[0]
     answers = reader.eval().answer(reader(images))
     assert (answers.estimate == digits.sum(1)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("image_size", [(40.5, 168), (40, float("nan")), (40, 10**9)])
+def test_an_absurd_image_size_is_refused(image_size):
+    with pytest.raises(InputError, match="whole pixels"):
+        Reader(image_size)
+
+
+def test_images_too_wide_to_be_read_are_refused():
+    with pytest.raises(InputError, match="4,000 pixels in width, got 4,001"):
+        Reader((40, 168), width=1)(torch.zeros(1, 40, 4001))
+
+
+def test_weights_that_give_no_numbers_are_noticed():
+    network = Reader((40, 168), width=1).eval()
+    network.norm4.running_var.fill_(-1)
+    with pytest.raises(InputError, match="no numbers"):
+        network.answer(network(torch.zeros(1, 40, 168)))

@@ -309,3 +309,16 @@ def test_the_best_path_is_found_over_hundreds_of_columns():
     path = best_paths(log_probs, torch.tensor([23]), Counts(4, 4))[0].tolist()
     assert len(spelled(path)) == 4
     assert sum(spelled(path)) == 23
+
+
+def test_more_digits_than_columns_take_no_memory():
+    log_probs = torch.zeros(2, 3, SYMBOLS).log_softmax(2)
+    sums = torch.tensor([5, 27])
+    wide, narrow = Counts(1, 10**9), Counts(1, 3)
+    assert torch.equal(log_likelihood(log_probs, sums, wide), log_likelihood(log_probs, sums, narrow))
+    assert torch.equal(log_distribution(log_probs, wide), log_distribution(log_probs, narrow))
+
+
+def test_an_absurd_sum_takes_no_memory_and_cannot_be():
+    log_probs = torch.zeros(1, 3, SYMBOLS).log_softmax(2)
+    assert log_likelihood(log_probs, torch.tensor([2**50]), Counts(0, None)).item() == -torch.inf

@@ -16,6 +16,9 @@ from digitsum.networks.sums import BLANK, SYMBOLS, Counts, best_paths, log_distr
 COLUMN = 8
 """Pixels to the right from one column of symbols to the next."""
 
+_MOST_PIXELS = 4_000_000  # of an image that a network is made for
+_MOST_WIDTH = 4_000  # pixels of an image that is read: the states of its sum are as many squared
+_STATES = 30_000_000  # numbers that a distribution may take at once
 _FIRST_DIGITS = 0.2  # the share of digits among the symbols before training
 # Where the columns fall among the strokes is chance: shifts in pixels, right and down, after which they fall elsewhere.
 _SHIFTS = ((0, 0), (4, 2), (2, 5), (6, 1), (4, 4), (1, 3))
@@ -47,12 +50,14 @@ class ReaderSettings:
             raise InputError(f"model.width: expected 1 or more channels, got {self.width}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout: expected a share in [0, 1), got {self.dropout}")
-        if not 0 <= self.digit_cost < float("inf"):
-            raise InputError(f"model.digit_cost: expected 0 or more, got {self.digit_cost}")
+        if not 0 <= self.digit_cost <= 20:
+            raise InputError(f"model.digit_cost: expected 0 to 20 nats, got {self.digit_cost}")
 
 
-def counts_of(num_digits: Any) -> Counts:
+def counts_of(num_digits: Any, name: str = "model.num_digits") -> Counts:
     """The numbers of digits that `num_digits` allows: an int, a range `[least, most]`, or None for any number.
+
+    `name` is what errors call it.
 
     Raises:
         InputError: none of these, or fewer than one digit.
@@ -64,9 +69,7 @@ def counts_of(num_digits: Any) -> Counts:
         least, most = ends
         if 1 <= least <= most:
             return Counts(least, most)
-    raise InputError(
-        f"model.num_digits: expected a whole number from 1, a range [least, most], or null, got {num_digits!r}"
-    )
+    raise InputError(f"{name}: expected a whole number from 1, a range [least, most], or null, got {num_digits!r}")
 
 
 class Reader(nn.Module):
@@ -92,6 +95,8 @@ class Reader(nn.Module):
         self.settings = ReaderSettings(**options)
         self.counts = counts_of(self.settings.num_digits)
         self.views = 1
+        if not all(type(size) is int for size in image_size) or image_size[0] * image_size[1] > _MOST_PIXELS:
+            raise InputError(f"expected images of whole pixels, at most {_MOST_PIXELS:,}, got {image_size}")
         if min(image_size) < COLUMN:
             raise InputError(f"images of {image_size[0]}x{image_size[1]} are too small, expected {COLUMN} or more")
         first, second, third, fourth = (self.settings.width * times for times in (1, 2, 3, 5))
@@ -120,9 +125,13 @@ class Reader(nn.Module):
             `(N, V, T, 11)` float32, in each of `V` views (one in training) for each column the logarithms of the
             probabilities of the digits 0 to 9 and blank.
         """
-        x = images.unsqueeze(1)
-        if x.dtype == torch.uint8:
-            x = x.to(self.conv1.weight.dtype) / 255
+        if images.shape[2] > _MOST_WIDTH:
+            raise InputError(
+                f"expected images of at most {_MOST_WIDTH:,} pixels in width, got {images.shape[2]:,}; cut them"
+            )
+        x = images.unsqueeze(1).to(self.conv1.weight.dtype)
+        if images.dtype == torch.uint8:
+            x = x / 255
         if self.training or self.views == 1:
             return self._symbols(x).unsqueeze(1)
         # one column more in each view, so that all are of one length
@@ -132,15 +141,18 @@ class Reader(nn.Module):
     def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
         """The mean over images of -log P(the sum, and a possible number of digits), in nats; P is the views' mean.
 
+        With a `digit_cost` the paths of P are charged for each digit, so that it is no probability any more.
+
         Raises:
-            InputError: on a CPU, a sum that no possible number of digits has; elsewhere the loss is then infinite.
+            InputError: a sum that no possible number of digits has; in training elsewhere than on a CPU, where a look
+                is dear, the loss is then infinite.
         """
         views, columns = output.shape[1:3]
         logs = log_likelihood(
             output.flatten(0, 1), sums.repeat_interleave(views), self.counts, self.settings.digit_cost
         )
         logs = logs.unflatten(0, (-1, views)).logsumexp(1) - math.log(views)
-        if logs.device.type == "cpu" and logs.isinf().any():
+        if (logs.device.type == "cpu" or not self.training) and logs.isinf().any():
             wrong = int(sums[logs.isinf()][0])
             raise InputError(
                 f"the sum {wrong} cannot be that of model.num_digits={self.settings.num_digits} digits in {columns} "
@@ -168,7 +180,7 @@ class Reader(nn.Module):
             # in the view that is surest of the estimate
             at = estimate[:, None, None].expand(-1, views.shape[1], -1)
             view = views.gather(2, at).squeeze(2).argmax(1)
-            return self._read(output[torch.arange(len(output)), view], view, estimate)
+            return self._read(output[torch.arange(len(output), device=view.device), view], view, estimate)
 
         return Answers(estimate.float(), probs, read)
 
@@ -184,7 +196,7 @@ class Reader(nn.Module):
         """
         for name, value in options.items():
             if name == "num_digits":
-                self.counts = counts_of(value)
+                self.counts = counts_of(value, name)
             elif name == "views":
                 if type(value) is not int or not 1 <= value <= len(_SHIFTS):
                     raise InputError(f"views: expected 1 to {len(_SHIFTS)}, got {value}")
@@ -208,7 +220,12 @@ class Reader(nn.Module):
                 f"num_digits: expected at most {output.shape[2]}, one for each column of these images, got "
                 f"{self.counts.least}; give the number of digits that the images have, or wider images"
             )
-        logs = log_distribution(output.flatten(0, 1), self.counts)
+        if not output.isfinite().all():
+            raise InputError(
+                "the model's answers are no numbers: its weights are damaged, or too large for half precision"
+            )
+        rows = max(1, _STATES // (SYMBOLS * (9 * output.shape[2] + 1)))
+        logs = torch.cat([log_distribution(part, self.counts) for part in output.flatten(0, 1).split(rows)])
         return logs.softmax(1).unflatten(0, (-1, output.shape[1]))
 
     def _read(self, columns: torch.Tensor, view: torch.Tensor, sums: torch.Tensor) -> Reading:

@@ -48,17 +48,21 @@ def log_likelihood(
     Returns:
         `(N,)`; `-inf`, with a gradient of 0, where no path has that sum.
     """
-    lattice = _towards(sums, counts)
-    result = _LogLikelihood.apply(log_probs, lattice, digit_cost)
+    result = _LogLikelihood.apply(log_probs, _towards(sums, counts, log_probs.shape[1]), digit_cost)
     # A path's share of all forward and of all backward probabilities may each be as small as the result: what is far
     # less likely than 1 leaves the range of numbers, its gradient first.
     lost = result < -_SAFE[log_probs.dtype]
     if lost.any():
-        again = _in_logarithms(log_probs[lost].double(), _towards(sums[lost], counts), digit_cost)
-        result = result.masked_scatter(lost, again.to(result.dtype))
+        exact = _exactly(log_probs[lost])
+        lattice = _towards(sums[lost].to(exact.device), counts, exact.shape[1])
+        alpha = _forward_in_logarithms(exact, lattice, digit_cost)
+        again = torch.where(lattice.final[:, None], alpha, _NEVER).flatten(1).logsumexp(1)
+        again = torch.where(again > _NEVER / 2, again, -torch.inf)
+        result = result.masked_scatter(lost, again.to(result.dtype).to(result.device))
     return result
 
 
+@torch.no_grad()
 def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
     """The logarithms of the probabilities of each sum, together with a number of digits in `counts`.
 
@@ -70,28 +74,31 @@ def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
         `(N, S + 1)` for sums 0 to `S`, the largest that `T` columns or `counts` allow. The probabilities add up to
         that of a number of digits in `counts`: to 1 where any number is possible.
     """
-    logs = _log_distribution(log_probs, counts)
-    lost = logs.logsumexp(1) < -_SAFE[torch.float32]
-    if log_probs.dtype == torch.float32 and lost.any():
-        logs[lost] = _log_distribution(log_probs[lost].double(), counts).to(logs.dtype)
+    lattice = _everywhere(log_probs.shape[1], counts, log_probs.device)
+    alphas, scale = _forward(log_probs.exp().transpose(0, 1), lattice, 0.0, keep=False)
+    logs = _by_sum(alphas[-1].sum(1).log(), lattice, counts).add_(scale[:, None])
+    lost = logs.logsumexp(1) < -_SAFE[log_probs.dtype]
+    if lost.any():
+        exact = _exactly(log_probs[lost])
+        lattice = _everywhere(exact.shape[1], counts, exact.device)
+        places = _forward_in_logarithms(exact, lattice, 0.0).logsumexp(1)
+        again = _by_sum(torch.where(places > _NEVER / 2, places, -torch.inf), lattice, counts)
+        logs[lost] = again.to(logs.dtype).to(logs.device)
     return logs
 
 
-def _log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
-    columns = log_probs.shape[1]
-    lattice = _everywhere(columns, counts, log_probs.device)
-    alphas, scale = _forward(log_probs.exp().transpose(0, 1), lattice, 0.0)
-    places = alphas[-1].sum(1)
+def _by_sum(logs: torch.Tensor, lattice: "_Lattice", counts: Counts) -> torch.Tensor:
+    """The logarithms `(N, P)` of the places' probabilities, added up over the numbers of digits for each sum."""
     if counts.most is None:
-        sums = places[:, :-1]
-    else:
-        sums = places.new_zeros((len(places), 9 * counts.most + 1))
-        for count in range(counts.least, counts.most + 1):
-            begin, width = lattice.offsets[count], 9 * count + 1
-            sums[:, :width] += places[:, begin : begin + width]
-    return sums.log().add_(scale[:, None])
+        return logs[:, :-1]
+    sums = logs.new_full((len(logs), 9 * (len(lattice.offsets) - 1) + 1), -torch.inf)
+    for count in range(counts.least, len(lattice.offsets)):
+        begin, width = lattice.offsets[count], 9 * count + 1
+        sums[:, :width] = torch.logaddexp(sums[:, :width], logs[:, begin : begin + width])
+    return sums
 
 
+@torch.no_grad()
 def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> torch.Tensor:
     """The most probable path among those with a number of digits in `counts` and the given sum (Viterbi).
 
@@ -103,7 +110,7 @@ def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> t
     Returns:
         `(N, T)` int64, the symbol of each column; all blank where no path has that sum.
     """
-    lattice = _towards(sums, counts)
+    lattice = _towards(sums, counts, log_probs.shape[1])
     alpha = lattice.start(log_probs).log()
     sources, moves = [], []
     digits = torch.arange(10, device=log_probs.device)[:, None]
@@ -116,7 +123,7 @@ def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> t
         other = torch.where(is_first, second[:, None], best[:, None]).gather(2, before)
         source = torch.where(is_first, runner_up[:, None], first[:, None]).gather(2, before)
         moved = other > alpha[:, :BLANK]
-        sources.append(torch.cat([torch.where(moved, source, digits), first[:, None]], dim=1))
+        sources.append(torch.cat([torch.where(moved, source, digits), first[:, None]], dim=1).to(torch.int8))
         moves.append(moved)
         alpha = torch.cat([torch.maximum(alpha[:, :BLANK], other), best[:, None]], dim=1) + column[:, :, None]
 
@@ -130,7 +137,7 @@ def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> t
         is_digit = symbol != BLANK
         digit = symbol.clamp_max(BLANK - 1)
         came = is_digit & moved[rows, digit, state]
-        symbol, state = source[rows, symbol, state], torch.where(came, before[rows, digit, state], state)
+        symbol, state = source[rows, symbol, state].long(), torch.where(came, before[rows, digit, state], state)
     symbols = torch.stack(path[::-1], dim=1)
     return torch.where(score[:, None] > -torch.inf, symbols, BLANK)
 
@@ -162,13 +169,15 @@ class _Lattice:
         return alpha
 
 
-def _towards(sums: torch.Tensor, counts: Counts) -> _Lattice:
+def _towards(sums: torch.Tensor, counts: Counts, columns: int) -> _Lattice:
     """The states from which each image's own sum can still be reached: a fraction of all."""
     if counts.most is None:
-        return _lattice(torch.zeros_like(sums)[:, None], [int(sums.max()) + 1], sums, counts)
-    layers = torch.arange(counts.most + 1, device=sums.device)
-    base = (sums[:, None] - 9 * (counts.most - layers)).clamp_min(0)
-    return _lattice(base, [9 * min(c, counts.most - c) + 1 for c in range(counts.most)] + [1], sums, counts)
+        largest = min(int(sums.max()), 9 * columns)  # no path has a sum beyond: no state is asked for
+        return _lattice(torch.zeros_like(sums)[:, None], [largest + 1], sums, counts)
+    most = min(counts.most, columns)  # there are no more digits than columns
+    layers = torch.arange(most + 1, device=sums.device)
+    base = (sums[:, None] - 9 * (most - layers)).clamp_min(0)
+    return _lattice(base, [9 * min(c, most - c) + 1 for c in range(most)] + [1], sums, counts)
 
 
 def _everywhere(columns: int, counts: Counts, device: torch.device) -> _Lattice:
@@ -176,8 +185,9 @@ def _everywhere(columns: int, counts: Counts, device: torch.device) -> _Lattice:
     nothing = torch.zeros(1, dtype=torch.int64, device=device)
     if counts.most is None:
         return _lattice(nothing[:, None], [9 * columns + 1], nothing, counts)
-    base = torch.zeros((1, counts.most + 1), dtype=torch.int64, device=device)
-    return _lattice(base, [9 * c + 1 for c in range(counts.most + 1)], nothing, counts)
+    most = min(counts.most, columns)
+    base = torch.zeros((1, most + 1), dtype=torch.int64, device=device)
+    return _lattice(base, [9 * c + 1 for c in range(most + 1)], nothing, counts)
 
 
 def _lattice(base: torch.Tensor, widths: list[int], sums: torch.Tensor, counts: Counts) -> _Lattice:
@@ -216,27 +226,39 @@ def _lattice(base: torch.Tensor, widths: list[int], sums: torch.Tensor, counts: 
     )
 
 
-def _forward(columns: torch.Tensor, lattice: _Lattice, digit_cost: float) -> tuple[list[torch.Tensor], torch.Tensor]:
+def _forward(
+    columns: torch.Tensor, lattice: _Lattice, digit_cost: float, *, keep: bool = True
+) -> tuple[list[torch.Tensor], torch.Tensor]:
     """The probabilities `(N, 11, P)` after each column of `(T, N, 11)`, and the logarithm `(N,)` of their scale.
+
+    Without `keep` there are those after the last column alone.
 
     After each column they are divided by their sum, so that they do not vanish however many columns there are.
     """
     alpha = lattice.start(columns[0])
     others = _others(alpha, digit_cost)
     before = lattice.before.expand(len(alpha), -1, -1)
-    alphas, totals = [], []
+    alphas: list[torch.Tensor] = []
+    totals = []
     with torch.autocast(alpha.device.type, enabled=False):  # it would multiply matrices in half precision
         for column in columns:
             # to stay at a symbol, or to come to it from all others; blank may come after itself, which is the same
             alpha = torch.matmul(others, alpha).gather(2, before).add_(alpha).mul_(column[:, :, None])
             total = alpha.sum((1, 2), keepdim=True).clamp_min_(_tiny(alpha))
+            if not keep:
+                alphas.clear()
             alphas.append(alpha.div_(total))
             totals.append(total)
     return alphas, torch.stack(totals).log_().sum(0).flatten()
 
 
-def _in_logarithms(log_probs: torch.Tensor, lattice: _Lattice, digit_cost: float) -> torch.Tensor:
-    """What `_LogLikelihood` computes, however unlikely, at several times its cost: float64, differentiable."""
+def _exactly(log_probs: torch.Tensor) -> torch.Tensor:
+    """In float64, on the CPU where the device has none."""
+    return (log_probs.cpu() if log_probs.device.type == "mps" else log_probs).double()
+
+
+def _forward_in_logarithms(log_probs: torch.Tensor, lattice: _Lattice, digit_cost: float) -> torch.Tensor:
+    """The logarithms `(N, 11, P)` after the last column, however small, at several times the cost; differentiable."""
     alpha = lattice.start(log_probs).log().clamp_min(_NEVER)
     others = _others(alpha, digit_cost)
     before = lattice.before.expand(len(alpha), -1, -1)
@@ -247,8 +269,7 @@ def _in_logarithms(log_probs: torch.Tensor, lattice: _Lattice, digit_cost: float
             some = moved > 0
             moved = torch.where(some, moved, 1).log() + torch.where(some, largest, _NEVER)
             alpha = torch.logaddexp(alpha, moved.gather(2, before)) + column[:, :, None]
-    result = torch.where(lattice.final[:, None], alpha, _NEVER).flatten(1).logsumexp(1)
-    return torch.where(result > _NEVER / 2, result, -torch.inf)
+    return alpha
 
 
 def _tiny(like: torch.Tensor) -> float:
