@@ -26,6 +26,7 @@ from digitsum.checkpoints import WholeCheckpointIO, load_model
 from digitsum.datamodule import data_of
 from digitsum.datasets import Composition, cached_dataset, write_dataset
 from digitsum.glyphs import load_glyph_pools
+from digitsum.module import SumModule
 
 
 class Payload:
@@ -565,3 +566,44 @@ def test_weights_of_absurd_shapes_do_not_start_a_run(tmp_path, checkpoint, train
     assert result.code == 1
     assert "evil.ckpt do not fit" in result.text
     assert "Traceback" not in result.text
+
+
+# --- a checkpoint of the network that reads digits
+
+
+def write_reader(path, change):
+    module = SumModule("reader", (40, 168), {"width": 1})
+    values = {**module.hparams, "options": dict(module.hparams["options"])}
+    content = {"state_dict": module.state_dict(), "hyper_parameters": values}
+    change(content)
+    torch.save(content, path)
+
+
+@pytest.mark.parametrize("change", [
+    lambda values: values["options"].update(width=10**9), lambda values: values["options"].update(width=10**30),
+    lambda values: values["options"].update(width="x"), lambda values: values["options"].update(num_digits=[1, "x"]),
+    lambda values: values["options"].update(digit_cost=1e300), lambda values: values.update(image_size=[40, 10**9]),
+    lambda values: values.update(image_size=[40.5, 168]), lambda values: values.update(image_size=[40, float("nan")]),
+])  # fmt: skip
+def test_a_readers_absurd_hyperparameters_are_refused_at_once(tmp_path, change):
+    write_reader(tmp_path / "evil.ckpt", lambda content: change(content["hyper_parameters"]))
+    with little_memory(), refused(tmp_path / "evil.ckpt"):
+        load_model(tmp_path / "evil.ckpt")
+
+
+def test_a_reader_of_up_to_a_billion_digits_takes_no_more_memory_than_its_columns_need(tmp_path):
+    def claim(content):
+        content["hyper_parameters"]["options"]["num_digits"] = [1, 10**9]
+
+    write_reader(tmp_path / "evil.ckpt", claim)
+    with little_memory(), torch.inference_mode():
+        answers = load_model(tmp_path / "evil.ckpt").answer(torch.zeros(1, 40, 168))
+    assert answers.probs.shape == (1, 9 * 21 + 1)
+
+
+def test_a_readers_weights_that_give_no_numbers_are_one_line(tmp_path, predicted):
+    write_reader(tmp_path / "evil.ckpt", lambda content: content["state_dict"]["net.norm4.running_var"].fill_(-1))
+    np.save(tmp_path / "images.npy", np.zeros((2, 40, 168), np.uint8))
+    words = (f"input={tmp_path}/images.npy", "trainer.enable_progress_bar=false")
+    result = predicted(f"ckpt_path='{tmp_path}/evil.ckpt'", *words)
+    assert "no numbers" in one_line_of(result)

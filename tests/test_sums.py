@@ -290,8 +290,9 @@ def test_an_unlikely_sum_beside_likely_ones_changes_none_of_them():
     logs, gradient = loss_and_gradient(log_probs, sums, counts)
     alone, gradient_alone = loss_and_gradient(log_probs[1:], sums[1:], counts)
     assert logs[0] < -200
-    assert logs[1] == alone[0]
-    assert torch.equal(gradient[1], gradient_alone[0])
+    # a matrix product may add up in another order in another batch
+    assert torch.allclose(logs[1], alone[0], rtol=1e-6)
+    assert torch.allclose(gradient[1], gradient_alone[0], rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("nats", [15, 40])
