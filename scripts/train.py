@@ -56,10 +56,12 @@ from omegaconf import DictConfig, OmegaConf
 from recorded import recorded_config
 
 from digitsum.checkpoints import read_checkpoint, save_safetensors
+from digitsum.datamodule import ComposedData, SumDataModule
 from digitsum.errors import InputError
 from digitsum.evaluation import metrics_table
 from digitsum.files import locked, require_space, write_json, write_text
 from digitsum.module import SumModule
+from digitsum.networks.reader import counts_of
 from digitsum.records import environment
 from digitsum.resuming import Interrupted, Signals, trim_events
 from digitsum.runs import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
@@ -98,6 +100,7 @@ def run(cfg: DictConfig, signals: Signals, *, in_sweep: bool, hparams: dict[str,
         return None
     arguments = model_arguments(cfg)
     datamodule = build_datamodule(cfg)
+    check_counts(arguments, datamodule)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer = build_training(cfg, signals, in_sweep=in_sweep)
     datamodule.prepare_data()
@@ -132,6 +135,21 @@ def run(cfg: DictConfig, signals: Signals, *, in_sweep: bool, hparams: dict[str,
         log.info("  python scripts/predict.py ckpt_path='%s'", run_dir / BEST_CHECKPOINT)
     log.info("  tensorboard --logdir '%s'", cfg.outputs_dir)
     return score
+
+
+def check_counts(arguments: dict[str, Any], datamodule: SumDataModule) -> None:
+    """A reader must not be told of fewer or more digits than the canvases that are composed for it hold."""
+    told = arguments["options"].get("num_digits")
+    if told is None or not isinstance(datamodule.data, ComposedData):
+        return
+    counts, (least, most) = counts_of(told), datamodule.data.layout.digit_range
+    assert counts.most is not None
+    if not counts.least <= least <= most <= counts.most:
+        held = str(least) if least == most else f"[{least},{most}]"
+        raise InputError(
+            f"model.num_digits={told}: the canvases hold {held} digits; set model.num_digits={held}, or null where that "
+            "is unknown"
+        )
 
 
 def is_finished(cfg: DictConfig, run_dir: Path) -> bool:

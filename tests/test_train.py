@@ -11,7 +11,7 @@ import pytest
 import torch
 import train
 import yaml
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, TINY_READER
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -262,3 +262,19 @@ def test_help_is_answered_without_the_long_imports():
 def test_tensorboard_shows_what_the_reader_reads_each_epoch(finished_reader):
     board = EventAccumulator(str(finished_reader), size_guidance={"images": 0}).Reload()
     assert {"val/answers", "val/scatter"} <= set(board.Tags()["images"])
+
+
+@pytest.mark.parametrize("told", ["4", "[2,5]", "[3,6]"])
+def test_a_reader_told_of_other_counts_than_the_canvases_hold_is_refused(command, tmp_path, told):
+    words = ("data.layout.num_digits=[2,6]", "data.layout.width=252", f"model.num_digits={told}")
+    result = command(train.main, *TINY_READER, *words, f"outputs_dir={tmp_path}", f"hydra.run.dir={tmp_path}/run")
+    assert result.code == 1
+    assert "the canvases hold [2,6] digits; set model.num_digits=[2,6], or null where" in result.text
+
+
+@pytest.mark.parametrize("told", ["[2,6]", "[1,8]", "null"])
+def test_a_reader_told_of_counts_that_hold_the_canvases_is_trained(command, tmp_path, datasets_dir, told):
+    words = ("data.layout.num_digits=[2,6]", "data.layout.width=252", f"model.num_digits={told}", "logger=none")
+    places = (f"outputs_dir={tmp_path}", f"hydra.run.dir={tmp_path}/run", f"data.datasets_dir={datasets_dir}")
+    result = command(train.main, *TINY_READER, *words, *places)
+    assert result.code == 0, result.text
