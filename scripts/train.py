@@ -147,8 +147,8 @@ def check_counts(arguments: dict[str, Any], datamodule: SumDataModule) -> None:
     if not counts.least <= least <= most <= counts.most:
         held = str(least) if least == most else f"[{least},{most}]"
         raise InputError(
-            f"model.num_digits={told}: the canvases hold {held} digits; set model.num_digits={held}, or null where that "
-            "is unknown"
+            f"model.num_digits={told}: the canvases hold {held} digits; set model.num_digits={held}, or null where "
+            "that is unknown"
         )
 
 
