@@ -7,8 +7,9 @@ import torch
 
 from digitsum.errors import InputError
 from digitsum.networks import NETWORKS, build_network
+from digitsum.networks.lattice import BLANK, SYMBOLS, Counts
 from digitsum.networks.reader import COLUMN, Reader, ReaderSettings, counts_of
-from digitsum.networks.sums import BLANK, SYMBOLS, Counts, log_distribution, log_likelihood
+from digitsum.networks.sums import log_distribution, log_likelihood
 
 SIZE = (40, 168)
 

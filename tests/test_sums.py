@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from digitsum.networks.sums import BLANK, SYMBOLS, Counts, best_paths, log_distribution, log_likelihood
+from digitsum.networks.lattice import BLANK, SYMBOLS, Counts
+from digitsum.networks.sums import best_paths, log_distribution, log_likelihood
 
 COLUMNS = 4
 LARGEST = 9 * COLUMNS

@@ -11,7 +11,8 @@ from torch import nn
 
 from digitsum.answers import Answers, Reading
 from digitsum.errors import InputError
-from digitsum.networks.sums import BLANK, SYMBOLS, Counts, best_paths, log_distribution, log_likelihood
+from digitsum.networks.lattice import BLANK, SYMBOLS, Counts
+from digitsum.networks.sums import best_paths, log_distribution, log_likelihood
 
 COLUMN = 8
 """Pixels to the right from one column of symbols to the next."""

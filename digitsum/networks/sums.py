@@ -12,26 +12,14 @@ still be reached are kept.
 """
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-BLANK = 10
-"""The symbol behind the digits 0 to 9."""
-
-SYMBOLS = 11
+from digitsum.networks.lattice import BLANK, SYMBOLS, Counts, Lattice, everywhere, towards
 
 _SAFE = {torch.float32: 60, torch.float64: 600}  # nats: less than the logarithm of the smallest number
 _NEVER = -1e30  # the logarithm of 0, finite to have a gradient
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many digits there are: from `least` to `most`, or any number where `most` is None."""
-
-    least: int
-    most: int | None
 
 
 def log_likelihood(
@@ -48,13 +36,13 @@ def log_likelihood(
     Returns:
         `(N,)`; `-inf`, with a gradient of 0, where no path has that sum.
     """
-    result = _LogLikelihood.apply(log_probs, _towards(sums, counts, log_probs.shape[1]), digit_cost)
+    result = _LogLikelihood.apply(log_probs, towards(sums, counts, log_probs.shape[1]), digit_cost)
     # A path's share of all forward and of all backward probabilities may each be as small as the result: what is far
     # less likely than 1 leaves the range of numbers, its gradient first.
     lost = result < -_SAFE[log_probs.dtype]
     if lost.any():
         exact = _exactly(log_probs[lost])
-        lattice = _towards(sums[lost].to(exact.device), counts, exact.shape[1])
+        lattice = towards(sums[lost].to(exact.device), counts, exact.shape[1])
         alpha = _forward_in_logarithms(exact, lattice, digit_cost)
         again = torch.where(lattice.final[:, None], alpha, _NEVER).flatten(1).logsumexp(1)
         again = torch.where(again > _NEVER / 2, again, -torch.inf)
@@ -74,20 +62,20 @@ def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
         `(N, S + 1)` for sums 0 to `S`, the largest that `T` columns or `counts` allow. The probabilities add up to
         that of a number of digits in `counts`: to 1 where any number is possible.
     """
-    lattice = _everywhere(log_probs.shape[1], counts, log_probs.device)
+    lattice = everywhere(log_probs.shape[1], counts, log_probs.device)
     alphas, scale = _forward(log_probs.exp().transpose(0, 1), lattice, 0.0, keep=False)
     logs = _by_sum(alphas[-1].sum(1).log(), lattice, counts).add_(scale[:, None])
     lost = logs.logsumexp(1) < -_SAFE[log_probs.dtype]
     if lost.any():
         exact = _exactly(log_probs[lost])
-        lattice = _everywhere(exact.shape[1], counts, exact.device)
+        lattice = everywhere(exact.shape[1], counts, exact.device)
         places = _forward_in_logarithms(exact, lattice, 0.0).logsumexp(1)
         again = _by_sum(torch.where(places > _NEVER / 2, places, -torch.inf), lattice, counts)
         logs[lost] = again.to(logs.dtype).to(logs.device)
     return logs
 
 
-def _by_sum(logs: torch.Tensor, lattice: "_Lattice", counts: Counts) -> torch.Tensor:
+def _by_sum(logs: torch.Tensor, lattice: Lattice, counts: Counts) -> torch.Tensor:
     """The logarithms `(N, P)` of the places' probabilities, added up over the numbers of digits for each sum."""
     if counts.most is None:
         return logs[:, :-1]
@@ -110,7 +98,7 @@ def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> t
     Returns:
         `(N, T)` int64, the symbol of each column; all blank where no path has that sum.
     """
-    lattice = _towards(sums, counts, log_probs.shape[1])
+    lattice = towards(sums, counts, log_probs.shape[1])
     alpha = lattice.start(log_probs).log()
     sources, moves = [], []
     digits = torch.arange(10, device=log_probs.device)[:, None]
@@ -142,92 +130,8 @@ def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> t
     return torch.where(score[:, None] > -torch.inf, symbols, BLANK)
 
 
-@dataclass(frozen=True)
-class _Lattice:
-    """States `(c, s)` in a row, one layer for each number of digits, or a single one where they are not counted.
-
-    The last place is no state: whatever leads out of the lattice leads there, and nothing comes from it.
-
-    Attributes:
-        offsets: where each layer begins.
-        before: `(N or 1, 11, P)` int64, from which place a symbol leads to each place; blank stays where it is.
-        after: `(N or 1, 11, P)` int64, to which place a symbol leads from each place.
-        origin: `(N or 1, P)` bool, the place without digits.
-        final: `(N or 1, P)` bool, the places that are asked for.
-    """
-
-    offsets: list[int]
-    before: torch.Tensor
-    after: torch.Tensor
-    origin: torch.Tensor
-    final: torch.Tensor
-
-    def start(self, log_probs: torch.Tensor) -> torch.Tensor:
-        """`(N, 11, P)` probabilities: nothing read yet, as after a blank."""
-        alpha = log_probs.new_zeros((len(log_probs), SYMBOLS, self.origin.shape[1]))
-        alpha[:, BLANK] = self.origin
-        return alpha
-
-
-def _towards(sums: torch.Tensor, counts: Counts, columns: int) -> _Lattice:
-    """The states from which each image's own sum can still be reached: a fraction of all."""
-    if counts.most is None:
-        largest = min(int(sums.max()), 9 * columns)  # no path has a sum beyond: no state is asked for
-        return _lattice(torch.zeros_like(sums)[:, None], [largest + 1], sums, counts)
-    most = min(counts.most, columns)  # there are no more digits than columns
-    layers = torch.arange(most + 1, device=sums.device)
-    base = (sums[:, None] - 9 * (most - layers)).clamp_min(0)
-    return _lattice(base, [9 * min(c, most - c) + 1 for c in range(most)] + [1], sums, counts)
-
-
-def _everywhere(columns: int, counts: Counts, device: torch.device) -> _Lattice:
-    """All states that `columns` can reach."""
-    nothing = torch.zeros(1, dtype=torch.int64, device=device)
-    if counts.most is None:
-        return _lattice(nothing[:, None], [9 * columns + 1], nothing, counts)
-    most = min(counts.most, columns)
-    base = torch.zeros((1, most + 1), dtype=torch.int64, device=device)
-    return _lattice(base, [9 * c + 1 for c in range(most + 1)], nothing, counts)
-
-
-def _lattice(base: torch.Tensor, widths: list[int], sums: torch.Tensor, counts: Counts) -> _Lattice:
-    """The lattice whose layer `c` holds the sums from `base[:, c]` on, `widths[c]` of them."""
-    device = base.device
-    step = 0 if counts.most is None else 1
-    width = torch.tensor(widths, device=device)
-    offset = width.cumsum(0) - width
-    places = int(width.sum())
-    layer = torch.repeat_interleave(torch.arange(len(widths), device=device), width)
-    total = base[:, layer] + torch.arange(places, device=device) - offset[layer]  # (N or 1, places): the sum s
-    digit = torch.arange(10, device=device)[:, None]
-
-    def neighbour(sign: int) -> torch.Tensor:
-        there = layer + sign * step
-        inside = (there >= 0) & (there < len(widths))
-        there = there.clamp(0, len(widths) - 1)
-        position = total[:, None] + sign * digit - base[:, there][:, None]
-        inside = inside & (position >= 0) & (position < width[there])
-        index = torch.where(inside, offset[there] + position, places)
-        index = torch.cat([index, index.new_full((*index.shape[:2], 1), places)], dim=2)
-        stay = torch.arange(places + 1, device=device).expand(len(index), 1, -1)
-        return torch.cat([index, stay], dim=1)
-
-    wanted = total == sums[:, None]
-    if step:
-        wanted = wanted & (layer >= counts.least)
-    nowhere = torch.zeros_like(wanted[:, :1])
-    origin = ((total == 0) & (layer == 0)).expand_as(wanted)
-    return _Lattice(
-        offset.tolist(),
-        neighbour(-1),
-        neighbour(1),
-        torch.cat([origin, nowhere], dim=1),
-        torch.cat([wanted, nowhere], dim=1),
-    )
-
-
 def _forward(
-    columns: torch.Tensor, lattice: _Lattice, digit_cost: float, *, keep: bool = True
+    columns: torch.Tensor, lattice: Lattice, digit_cost: float, *, keep: bool = True
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """The probabilities `(N, 11, P)` after each column of `(T, N, 11)`, and the logarithm `(N,)` of their scale.
 
@@ -257,7 +161,7 @@ def _exactly(log_probs: torch.Tensor) -> torch.Tensor:
     return (log_probs.cpu() if log_probs.device.type == "mps" else log_probs).double()
 
 
-def _forward_in_logarithms(log_probs: torch.Tensor, lattice: _Lattice, digit_cost: float) -> torch.Tensor:
+def _forward_in_logarithms(log_probs: torch.Tensor, lattice: Lattice, digit_cost: float) -> torch.Tensor:
     """The logarithms `(N, 11, P)` after the last column, however small, at several times the cost; differentiable."""
     alpha = lattice.start(log_probs).log().clamp_min(_NEVER)
     others = _others(alpha, digit_cost)
@@ -288,7 +192,7 @@ class _LogLikelihood(torch.autograd.Function):
     """Its gradient is the posterior probability of each symbol in each column: forward-backward."""
 
     @staticmethod
-    def forward(ctx: Any, log_probs: torch.Tensor, lattice: _Lattice, digit_cost: float) -> torch.Tensor:
+    def forward(ctx: Any, log_probs: torch.Tensor, lattice: Lattice, digit_cost: float) -> torch.Tensor:
         columns = log_probs.detach().exp().transpose(0, 1)
         alphas, scale = _forward(columns, lattice, digit_cost)
         result = (alphas[-1] * lattice.final[:, None]).sum((1, 2)).log_().add_(scale)
