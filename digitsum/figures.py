@@ -13,21 +13,25 @@ BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#707070", "#D62728"
 
 
 def loss_figure(epochs: np.ndarray, train_mse: np.ndarray, val_mse: np.ndarray, constant_mse: float) -> Figure:
-    """Training and validation error over epochs.
+    """Training and validation error over epochs; on a logarithmic axis where it falls to a thirtieth or less.
 
     Args:
         epochs: `(E,)` counted from 1.
-        train_mse: `(E,)` mean squared error while learning: the mean over the epoch, dropout on.
+        train_mse: `(E,)` mean squared error while learning: the mean over the epoch, with dropout and bent images.
         val_mse: `(E,)` mean squared error on the validation set after each epoch.
         constant_mse: of the constant answer on the validation set.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(epochs, train_mse, color=ORANGE, marker="o", markersize=4, label="training (running mean, dropout on)")
+    axes.plot(epochs, train_mse, color=ORANGE, marker="o", markersize=4, label="training (running mean while learning)")
     axes.plot(epochs, val_mse, color=BLUE, marker="s", markersize=4, label="validation")
     axes.axhline(constant_mse, color=GREY, linestyle=":", label=f"always the training mean ({constant_mse:.1f})")
     axes.set(xlabel="epoch", ylabel="mean squared error (sum²)", title="Training and validation loss")
-    axes.set_ylim(bottom=0)
+    errors = np.concatenate([train_mse, val_mse])
+    if 0 < 30 * errors.min() <= errors.max():  # the later epochs would lie on the ground
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.legend()

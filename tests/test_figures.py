@@ -100,3 +100,11 @@ def test_the_reliability_figure_shows_every_step_with_its_images():
     reliability, selective = figure.axes
     assert [text.get_text() for text in reliability.texts] == ["10", "1,000"]
     assert selective.lines[0].get_xydata().tolist() == [[0.5, 1.0], [1.0, 0.97]]
+
+
+def test_errors_that_fall_far_are_shown_on_a_logarithmic_axis():
+    epochs = np.arange(1, 4)
+    far = axes_of(loss_figure(epochs, np.array([95, 2, 0.8]), np.array([3, 1, 0.4]), 33.0))
+    near = axes_of(loss_figure(epochs, np.array([30, 20, 10]), np.array([25, 15, 12]), 33.0))
+    assert (far.get_yscale(), near.get_yscale()) == ("log", "linear")
+    assert near.get_ylim()[0] == 0
