@@ -125,8 +125,11 @@ def _known_keys(conf: Path, config_name: str) -> list[str]:
     from omegaconf import OmegaConf
 
     GlobalHydra.instance().clear()
+    # the groups that the command chose decide which keys there are
+    chosen = [word.partition("=") for word in sys.argv[1:]]
+    groups = [f"{group}={name}" for group, _, name in chosen if (conf / group / f"{name}.yaml").is_file()]
     with initialize_config_dir(str(conf), version_base="1.3"):
-        config = OmegaConf.to_container(compose(config_name), resolve=False)
+        config = OmegaConf.to_container(compose(config_name, groups), resolve=False)
     keys = [path.name for path in conf.iterdir() if path.is_dir()]
 
     def walk(prefix: str, node: Any) -> None:

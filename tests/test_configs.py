@@ -209,12 +209,14 @@ def test_a_wrong_setting_is_refused_in_a_line_or_two_before_anything_starts(comm
         ("trainer.max_epoch=1", "trainer.max_epochs"),
         ("callbacks.checkpoint.moniter=x", "callbacks.checkpoint.monitor"),
         ("experiment=smok", "experiment=smoke"),
+        ("experiment=reader model.num_digit=3", "model.num_digits"),
+        ("model=reader model.digits_cost=3", "model.digit_cost"),
         ("data.layout.num_digit=3", "data.layout.num_digits"),
         ("sead=1", "seed"),
     ],
 )
 def test_a_misspelt_name_gets_the_one_that_was_meant(command, tmp_path, override, meant):
-    result = command(train.main, override, f"outputs_dir={tmp_path}", f"hydra.run.dir={tmp_path}/run")
+    result = command(train.main, *override.split(), f"outputs_dir={tmp_path}", f"hydra.run.dir={tmp_path}/run")
     assert result.code == 1
     assert result.text.strip().endswith(f"did you mean {meant}?"), result.text
 
