@@ -9,8 +9,10 @@ from torch import nn
 
 from digitsum.answers import Answers
 from digitsum.errors import InputError
+from digitsum.networks.conv_pool import ConvPool
+from digitsum.networks.dropout import Dropout
 
-POOLINGS = {"max": F.max_pool2d, "average": F.avg_pool2d}
+POOLINGS = ("max", "average")
 
 
 @dataclass
@@ -69,20 +71,20 @@ class TwoConv(nn.Module):
     def __init__(self, image_size: tuple[int, int], **options: Any) -> None:
         super().__init__()
         settings = TwoConvSettings(**options)
-        self.pooling = settings.pooling
-        height, width = (
-            ((size - settings.kernel_size + 1) // 2 - settings.kernel_size + 1) // 2 for size in image_size
-        )
+        size = settings.kernel_size
+        height, width = (((pixels - size + 1) // 2 - size + 1) // 2 for pixels in image_size)
         if min(height, width) < 1:
             raise InputError(
                 f"images of {image_size[0]}x{image_size[1]} are too small for two convolutions of "
-                f"model.kernel_size={settings.kernel_size} with pooling"
+                f"model.kernel_size={size} with pooling"
             )
-        self.conv1 = nn.Conv2d(1, settings.conv1_channels, settings.kernel_size)
-        self.conv2 = nn.Conv2d(settings.conv1_channels, settings.conv2_channels, settings.kernel_size)
-        self.conv_dropout = nn.Dropout(settings.conv_dropout)
+        # pooling leaves out odd rows and columns at the end: pixels that reach no feature are not even looked at
+        self._seen = tuple((2 * pooled + size - 1) * 2 + size - 1 for pooled in (height, width))
+        self.conv1 = ConvPool(1, settings.conv1_channels, size, settings.pooling)
+        self.conv2 = ConvPool(settings.conv1_channels, settings.conv2_channels, size, settings.pooling)
+        self.conv_dropout = Dropout(settings.conv_dropout)
         self.dense = nn.Linear(settings.conv2_channels * height * width, settings.hidden_units)
-        self.dense_dropout = nn.Dropout(settings.dense_dropout)
+        self.dense_dropout = Dropout(settings.dense_dropout)
         self.output = nn.Linear(settings.hidden_units, 1)
         for layer in (self.conv1, self.conv2, self.dense, self.output):
             nn.init.xavier_uniform_(layer.weight)
@@ -99,11 +101,10 @@ class TwoConv(nn.Module):
         Returns:
             `(N,)` float, the sums as real numbers.
         """
-        x = images.unsqueeze(1)
+        x = images[:, : self._seen[0], : self._seen[1]].unsqueeze(1)
         if x.dtype == torch.uint8:
             x = x.to(self.conv1.weight.dtype) / 255
-        x = self._rectified_pool(self.conv1(x))
-        x = self._rectified_pool(self.conv2(x))
+        x = self.conv2(self.conv1(x))
         # channels last is how the features lie in memory: flattened in this order nothing is copied
         x = self.conv_dropout(x.permute(0, 2, 3, 1).flatten(1))
         x = self.dense_dropout(F.relu(self.dense(x), inplace=True))
@@ -129,9 +130,3 @@ class TwoConv(nn.Module):
         """
         for name in options:
             raise InputError(f"{name}: this model (two_conv) has no such choice; leave it out")
-
-    def _rectified_pool(self, x: torch.Tensor) -> torch.Tensor:
-        if self.pooling == "max":
-            # the larger of four values rectified is the largest of four rectified values, on a quarter of the memory
-            return F.relu(F.max_pool2d(x, 2), inplace=True)
-        return F.avg_pool2d(F.relu(x, inplace=True), 2)
