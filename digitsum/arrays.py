@@ -1,8 +1,8 @@
 """Shards on disk (`data0.npy`, `lab0.npy`, ...) as one checked, memory-mapped view of images and sums."""
 
 import hashlib
+import mmap
 import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from digitsum.errors import InputError
-from digitsum.files import exists, is_folder, read_npy
+from digitsum.files import allow_open_files, exists, is_folder, read_npy
 from digitsum.glyphs import SPLITS
 
 _NAME = re.compile(r"(data|lab|label)(\d+)\.npy")
 _SCAN = 1_000  # images checked at once: bounds the memory that a check takes
+_WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)  # Windows has none
 
 
 class ImageArrays:
@@ -27,41 +28,61 @@ class ImageArrays:
 
     Attributes:
         image_size: `(H, W)`.
+        dtype: of gathered images: uint8 or float32.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray], names: Sequence[str] = ()) -> None:
         assert arrays
         self._names = list(names)
-        with warnings.catch_warnings():
-            # the arrays are mapped read-only and nothing writes to the tensors that share their memory
-            warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-            self._parts = [torch.from_numpy(array) for array in arrays]
-        self._starts = torch.tensor([0, *np.cumsum([len(array) for array in arrays])])
+        self._arrays = list(arrays)
+        # every look into a memmap makes another memmap, which takes longer than to copy an image
+        self._parts = [np.asarray(array) for array in arrays]
+        self._starts = np.cumsum([0, *map(len, arrays)])
         self.image_size: tuple[int, int] = (arrays[0].shape[1], arrays[0].shape[2])
+        self.dtype = torch.uint8 if arrays[0].dtype == np.uint8 else torch.float32
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     def fingerprint(self) -> str:
-        """Hexadecimal digits that change with the arrays' names, shapes, dtypes, and 64 images spaced over each."""
+        """Hexadecimal digits that change with the arrays' names, shapes, dtypes, and some images spaced over each.
+
+        That is 64 images of each of up to 16 arrays, and fewer of more, because each is a place of its own on the disk.
+        """
         digest = hashlib.blake2b(repr(self._names).encode(), digest_size=16)
-        for part in self._parts:
-            digest.update(repr((tuple(part.shape), part.dtype)).encode())
-            spaced = np.unique(np.linspace(0, len(part) - 1, 64).astype(np.int64))
-            digest.update(part.index_select(0, torch.from_numpy(spaced)).numpy().tobytes())
+        samples = min(64, max(4, 1_024 // len(self._parts)))
+        rows = [np.unique(np.linspace(0, len(part) - 1, samples).astype(np.int64)) for part in self._parts]
+        for number in (number for start, some in zip(self._starts, rows, strict=False) for number in start + some):
+            self.read_ahead(number, number + 1)  # all at once: in turn the disk takes twenty times as long
+        for part, some in zip(self._parts, rows, strict=True):
+            spaced = torch.from_numpy(part[some])
+            digest.update(repr((part.shape, spaced.dtype)).encode())
+            digest.update(spaced.numpy().tobytes())
         return digest.hexdigest()
 
     def gather(self, index: torch.Tensor) -> torch.Tensor:
         """Read the images at `index` `(B,)` int64: `(B, H, W)` uint8 in 0..255, or float32 in [0, 1]."""
-        if len(self._parts) == 1:
-            images = self._parts[0].index_select(0, index)
-        else:
-            images = torch.empty((len(index), *self.image_size), dtype=self._parts[0].dtype)
-            shard = torch.searchsorted(self._starts, index, right=True) - 1
-            for number in shard.unique().tolist():
-                rows = (shard == number).nonzero().squeeze(1)
-                images[rows] = self._parts[number].index_select(0, index[rows] - self._starts[number])
-        return images if images.dtype == torch.uint8 else images.float()
+        numbers = index.numpy()
+        images = torch.empty((len(numbers), *self.image_size), dtype=self.dtype)
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
+        rows = (numbers - self._starts[shards]).tolist()
+        # image by image: shuffled batches have hardly two of one shard
+        for image, shard, row in zip(images.numpy(), shards.tolist(), rows, strict=True):
+            image[...] = self._parts[shard][row]
+        return images
+
+    def read_ahead(self, first: int, last: int) -> None:
+        """Ask the operating system to read images `first` to before `last` off the disk; returns without waiting."""
+        shards = np.searchsorted(self._starts, [first, last - 1], side="right") - 1
+        for shard in range(shards[0], shards[1] + 1):
+            array, start = self._arrays[shard], int(self._starts[shard])
+            begin, end = max(int(first) - start, 0), min(int(last) - start, len(array))
+            mapped = getattr(array, "_mmap", None)
+            if begin < end and mapped is not None and _WILL_NEED is not None:
+                offset = array.offset % mmap.ALLOCATIONGRANULARITY  # type: ignore[attr-defined]
+                stride = array.strides[0]
+                page = (offset + begin * stride) // mmap.PAGESIZE * mmap.PAGESIZE
+                mapped.madvise(_WILL_NEED, page, offset + end * stride - page)
 
 
 @dataclass(frozen=True)
@@ -80,6 +101,12 @@ class SumArrays:
 
     def __len__(self) -> int:
         return len(self.index)
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes the split's images are, as `images.gather` gives them."""
+        height, width = self.images.image_size
+        return len(self) * height * width * self.images.dtype.itemsize
 
     def fingerprint(self) -> str:
         """Hexadecimal digits that change with the images (see `ImageArrays.fingerprint`), any sum, or the split."""
@@ -147,6 +174,7 @@ def open_shards(folder: Path, *, need_sums: bool = True) -> SumArrays:
                 raise InputError(f"{folder}: expected one file, found both {found[kind][number].name} and {path.name}")
             found[kind][number] = path
     data, labels = found["data"], found["lab"]
+    allow_open_files(len(data))
     if not data:
         raise InputError(f"{folder}: expected shards data0.npy and lab0.npy, data1.npy ..., found none")
     if not labels and not need_sums:

@@ -9,11 +9,17 @@ import lightning as L
 
 from digitsum.arrays import SumArrays, open_splits
 from digitsum.augmentation import Augmentation
-from digitsum.batches import Batch, Batches
+from digitsum.batches import Batch, Batches, device_room, on_device
 from digitsum.canvases import Layout
 from digitsum.datasets import Composition, cached_dataset
 from digitsum.errors import InputError
 from digitsum.glyphs import SPLITS
+
+SHUFFLES = ("auto", "full", "blocks")
+
+BLOCKS_ABOVE = 4 * 10**9
+"""Bytes of training images above which `shuffle: auto` is `blocks`: the same on every machine, as a run's order must
+be, and so little that a machine of 8 GB keeps what is shuffled in full in its memory."""
 
 
 @dataclass
@@ -23,15 +29,20 @@ class ArraysData:
     Attributes:
         root: the folder.
         split_seed: of the 80/10/10 split; not the run's seed, so that a sweep over seeds has one validation set.
-        batch_size: images a batch.
+        batch_size: images a batch, of all processes together.
+        shuffle: of the training images: `full`, `blocks` (of neighbours on the disk, for sets larger than memory; see
+            `digitsum.orders`), or `auto`: `blocks` above `BLOCKS_ABOVE`.
+        on_device: keep training and validation images on the GPU, if there is one and they fit in half of what is free.
     """
 
     root: str
     split_seed: int = 0
     batch_size: int = 64
+    shuffle: str = "auto"
+    on_device: bool = True
 
     def __post_init__(self) -> None:
-        _check_batch_size(self.batch_size)
+        _check(self)
         if self.split_seed < 0:
             raise InputError(f"data.split_seed: expected 0 or more, got {self.split_seed}")
 
@@ -44,17 +55,21 @@ class ComposedData(Composition):
         mnist_root: the folder that holds `MNIST/raw`.
         download: whether MNIST may be downloaded to `mnist_root`.
         datasets_dir: the folder in which composed sets are cached.
-        batch_size: images a batch.
+        batch_size: see `ArraysData`.
+        shuffle: see `ArraysData`.
+        on_device: see `ArraysData`.
     """
 
     mnist_root: str | None = None
     download: bool = False
     datasets_dir: str = "outputs/datasets"
     batch_size: int = 64
+    shuffle: str = "auto"
+    on_device: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_batch_size(self.batch_size)
+        _check(self)
 
     @property
     def composition(self) -> Composition:
@@ -88,6 +103,8 @@ class SumDataModule(L.LightningDataModule):
         self.augmentation = augmentation
         self._progress = progress
         self.splits: dict[str, SumArrays] = {}
+        self._fingerprints: dict[str, str] = {}
+        self._resident: dict[str, Batch] | None = None
         # plain values alone: a checkpoint is loaded with weights_only=True
         self.save_hyperparameters({"data": {"kind": _kind(data), **asdict(data)}}, logger=False)
 
@@ -103,7 +120,9 @@ class SumDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint knows the data that it was trained on."""
-        return {split: arrays.fingerprint() for split, arrays in self.splits.items()}
+        if not self._fingerprints:  # once: images all over the disk are read for it
+            self._fingerprints = {split: arrays.fingerprint() for split, arrays in self.splits.items()}
+        return dict(self._fingerprints)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compare the data with those of the checkpoint that a run resumes from.
@@ -131,9 +150,39 @@ class SumDataModule(L.LightningDataModule):
         return train.sums[train.index].double().mean().item()
 
     def batches(self, split: str, *, shuffle: bool = False) -> Batches:
-        """Batches of `split` (`train`, `val`, `test`), from first to last unless `shuffle`; after `setup`."""
+        """Batches of `split` (`train`, `val`, `test`), from first to last unless `shuffle`; after `setup`.
+
+        With a trainer, its process's part of them, and on its GPU where they fit (see `ArraysData`).
+
+        Raises:
+            InputError: a batch has fewer images than there are processes.
+        """
         assert split in SPLITS
-        return Batches(self.splits[split], self.data.batch_size, self.shuffle_seed if shuffle else None)
+        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        if self.data.batch_size < world_size:
+            raise InputError(
+                f"data.batch_size: expected at least one image for each of the {world_size} processes, "
+                f"got {self.data.batch_size}"
+            )
+        large = self.splits["train"].num_bytes > BLOCKS_ABOVE
+        return Batches(
+            self.splits[split],
+            self.data.batch_size,
+            self.shuffle_seed if shuffle else None,
+            rank=rank,
+            world_size=world_size,
+            blocks=large if self.data.shuffle == "auto" else self.data.shuffle == "blocks",
+            resident=self._residents().get(split),
+        )
+
+    def _residents(self) -> dict[str, Batch]:
+        """Training and validation set on the trainer's device, put there when first asked for, if they fit."""
+        if self._resident is None and self.trainer is not None and self.data.on_device:
+            device = self.trainer.strategy.root_device
+            kept = {split: self.splits[split] for split in ("train", "val")}
+            fit = sum(arrays.num_bytes for arrays in kept.values()) <= device_room(device)
+            self._resident = {split: on_device(arrays, device) for split, arrays in kept.items()} if fit else {}
+        return self._resident or {}
 
     def train_dataloader(self) -> Batches:
         """Shuffled batches."""
@@ -208,6 +257,8 @@ def _kind(data: ArraysData | ComposedData) -> str:
     return "arrays" if isinstance(data, ArraysData) else "composed"
 
 
-def _check_batch_size(batch_size: int) -> None:
-    if batch_size < 1:
-        raise InputError(f"data.batch_size: expected 1 or more images, got {batch_size}")
+def _check(data: ArraysData | ComposedData) -> None:
+    if data.batch_size < 1:
+        raise InputError(f"data.batch_size: expected 1 or more images, got {data.batch_size}")
+    if data.shuffle not in SHUFFLES:
+        raise InputError(f"data.shuffle: expected one of {', '.join(SHUFFLES)}, got {data.shuffle!r}")

@@ -193,9 +193,8 @@ def _write_split(
                 )
                 images.write(chunk.data)
                 drawn.append(placements)
-                wide = chunk.astype(np.int32)
-                pixel_sum += int(wide.sum(dtype=np.int64))
-                pixel_squares += int(np.square(wide).sum(dtype=np.int64))
+                pixel_sum += int(chunk.sum(dtype=np.int64))
+                pixel_squares += int(np.square(chunk, dtype=np.uint16).sum(dtype=np.int64))  # 255**2 fits
                 if progress is not None:
                     progress(count)
         sums = np.concatenate([placements.sums for placements in drawn])

@@ -1,13 +1,14 @@
 """Shards of the user's own: every form that is allowed is read alike, and whatever is wrong is said in one line."""
 
 import io
+import mmap
 from contextlib import contextmanager
 
 import numpy as np
 import pytest
 import torch
 
-from digitsum.arrays import ImageArrays, open_shards, open_splits, read_images, read_sums
+from digitsum.arrays import ImageArrays, SumArrays, open_shards, open_splits, read_images, read_sums
 from digitsum.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -130,6 +131,80 @@ def test_images_are_mapped_read_only(tmp_path):
     array = read_images(write(tmp_path, data0=IMAGES) / "data0.npy")
     assert isinstance(array, np.memmap)
     assert not array.flags.writeable
+
+
+class Spy:
+    """Stands in for an array's map and remembers the parts of the file that it was asked to read ahead."""
+
+    def __init__(self, mapped):
+        self._mapped, self.asked = mapped, []
+
+    def madvise(self, advice, start, length):
+        assert advice == mmap.MADV_WILLNEED
+        self._mapped.madvise(advice, start, length)
+        self.asked.append((start, start + length))
+
+
+@pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="this operating system takes no advice")
+@pytest.mark.parametrize("shape", [(50, 40, 30), (50, 1, 40, 30), (50, 40, 30, 1)])
+def test_reading_ahead_asks_for_the_pages_of_the_images_in_every_shard(tmp_path, shape):
+    stored = RNG.integers(256, size=(3, *shape), dtype=np.uint8)
+    write(tmp_path, **{f"data{number}": images for number, images in enumerate(stored)})
+    arrays = [read_images(tmp_path / f"data{number}.npy") for number in range(3)]
+    spies = [Spy(array._mmap) for array in arrays]
+    for array, spy in zip(arrays, spies, strict=True):
+        array._mmap = spy
+    ImageArrays(arrays).read_ahead(30, 120)
+    wanted = [slice(30, 50), slice(0, 50), slice(0, 20)]
+    for number, (spy, rows) in enumerate(zip(spies, wanted, strict=True)):
+        ((start, end),) = spy.asked
+        assert start % mmap.PAGESIZE == 0
+        asked, pixels = (tmp_path / f"data{number}.npy").read_bytes()[start:end], stored[number, rows].tobytes()
+        assert asked.endswith(pixels)
+        assert len(asked) < len(pixels) + mmap.PAGESIZE
+    ImageArrays(arrays[:1]).read_ahead(7, 7)
+    assert len(spies[0].asked) == 1
+
+
+def test_reading_ahead_is_harmless_where_nothing_is_mapped(monkeypatch):
+    ImageArrays([IMAGES]).read_ahead(0, 12)
+    monkeypatch.setattr("digitsum.arrays._WILL_NEED", None)
+    ImageArrays([IMAGES]).read_ahead(0, 12)
+
+
+def test_more_shards_are_opened_than_files_may_be_open(tmp_path):
+    resource = pytest.importorskip("resource", reason="this operating system has no such limit")
+    write(tmp_path, **{f"{kind}{number}": SUMS[:1] for kind in ("lab",) for number in range(200)})
+    write(tmp_path, **{f"data{number}": IMAGES[:1] for number in range(200)})
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (150, before[1]))
+    try:
+        assert len(open_shards(tmp_path)) == 200
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 30])
+def test_the_fingerprint_heeds_the_ends_of_every_shard_and_the_sums(parts):
+    def fingerprint(images, sums):
+        return SumArrays(
+            ImageArrays(np.array_split(images, parts)), torch.from_numpy(sums), torch.arange(90)
+        ).fingerprint()
+
+    images, sums = RNG.integers(256, size=(90, 4, 6), dtype=np.uint8), np.arange(90)
+    seen = {fingerprint(images, sums), fingerprint(images, sums + 1)}
+    ends = [row for part in np.array_split(np.arange(90), parts) for row in (part[0], part[-1])]
+    for row in ends:
+        other = images.copy()
+        other[row, 1, 2] += 1
+        seen.add(fingerprint(other, sums))
+    assert len(seen) == 2 + len(ends)
+    assert fingerprint(images, sums) in seen
+
+
+def test_a_split_knows_the_bytes_of_its_images_as_they_are_gathered():
+    for images, size in ((IMAGES, 1), (IMAGES / 255, 4)):
+        assert SumArrays(ImageArrays([images]), None, torch.arange(5)).num_bytes == 5 * 4 * 6 * size
 
 
 def test_a_folder_without_sums_is_opened_where_none_are_needed(tmp_path):

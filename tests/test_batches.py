@@ -5,8 +5,10 @@ from itertools import chain, islice
 import pytest
 import torch
 
+import digitsum.batches
+import digitsum.orders
 from digitsum.arrays import ImageArrays, SumArrays
-from digitsum.batches import Batches
+from digitsum.batches import Batches, on_device
 
 NUM_IMAGES, BATCH_SIZE, NUM_BATCHES = 11, 4, 3
 
@@ -32,6 +34,14 @@ def endless(batches):
 
 def flat(batches):
     return list(chain.from_iterable(batches))
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of two images and windows of four."""
+    for module in (digitsum.batches, digitsum.orders):
+        monkeypatch.setattr(module, "BLOCK", 2)
+        monkeypatch.setattr(module, "WINDOW", 4)
 
 
 # --- an epoch
@@ -173,3 +183,152 @@ def test_the_state_is_plain_numbers(arrays):
     batches = Batches(arrays, BATCH_SIZE, shuffle_seed=0)
     next(iter(batches))
     assert all(type(value) is int for value in batches.state_dict().values())
+
+
+# --- shuffled by blocks
+
+
+def test_blocks_are_shuffled_and_every_image_comes_once(arrays, small_blocks):
+    batches = Batches(arrays, BATCH_SIZE, shuffle_seed=0, blocks=True)
+    epochs = [flat(order(batches)) for _ in range(4)]
+    assert all(sorted(epoch) == arrays.index.tolist() for epoch in epochs)
+    assert len({tuple(epoch) for epoch in [*epochs, arrays.index.tolist()]}) == 5
+    assert flat(order(Batches(arrays, 3, shuffle_seed=0, blocks=True))) == epochs[0]
+    assert flat(order(Batches(arrays, BATCH_SIZE, shuffle_seed=0))) != epochs[0]
+
+
+@pytest.mark.parametrize("delivered", range(NUM_BATCHES + 1))
+def test_blocks_go_on_where_the_state_was_saved(arrays, small_blocks, delivered):
+    whole = list(islice(endless(Batches(arrays, BATCH_SIZE, 0, blocks=True)), 2 * NUM_BATCHES))
+    stopped, resumed = (Batches(arrays, BATCH_SIZE, 0, blocks=True) for _ in range(2))
+    for _ in islice(endless(stopped), delivered):
+        pass
+    resumed.load_state_dict(stopped.state_dict())
+    rest = list(islice(endless(resumed), 2 * NUM_BATCHES - delivered))
+    assert [batch["index"].tolist() for batch in rest] == [batch["index"].tolist() for batch in whole[delivered:]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 9, 64])
+@pytest.mark.parametrize("begin", [0, 1])
+def test_images_are_read_ahead_before_they_are_used_and_no_further_than_a_window(
+    arrays, small_blocks, monkeypatch, batch_size, begin
+):
+    asked, distance = set(), []
+    batches = Batches(arrays, batch_size, shuffle_seed=0, blocks=True)
+    for _ in islice(batches, begin):
+        pass
+    saved = batches.state_dict()
+    images, gather = arrays.images, arrays.images.gather
+
+    def checked(index):
+        assert set(index.tolist()) <= asked
+        distance.append(len(asked & set(arrays.index.tolist())))
+        return gather(index)
+
+    monkeypatch.setattr(images, "read_ahead", lambda first, last: asked.update(range(first, last)))
+    monkeypatch.setattr(images, "gather", checked)
+    resumed = Batches(arrays, batch_size, shuffle_seed=0, blocks=True)
+    resumed.load_state_dict(saved)
+    seen = 0
+    for batch in resumed:
+        seen += len(batch["index"])
+        # the window of the last image, the next, and a block that two windows share
+        assert distance.pop() <= seen + 2 * 4 + 2
+    assert asked >= set(batch["index"].tolist())
+
+
+def test_nothing_is_read_ahead_where_images_come_in_order_or_from_everywhere(arrays, small_blocks, monkeypatch):
+    monkeypatch.setattr(arrays.images, "read_ahead", None)
+    order(Batches(arrays, BATCH_SIZE, shuffle_seed=0))
+    order(Batches(arrays, BATCH_SIZE, blocks=True))
+    order(Batches(arrays, BATCH_SIZE, 0, blocks=True, resident=on_device(arrays, torch.device("cpu"))))
+
+
+# --- several processes
+
+
+@pytest.mark.parametrize("shuffle_seed", [None, 0])
+@pytest.mark.parametrize(("batch_size", "world_size"), [(4, 2), (4, 3), (4, 4), (5, 2), (64, 3), (64, 12)])
+def test_the_parts_of_all_processes_are_the_batches_of_one(arrays, shuffle_seed, batch_size, world_size):
+    single = Batches(arrays, batch_size, shuffle_seed)
+    parts = [Batches(arrays, batch_size, shuffle_seed, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert {len(part) for part in parts} == {len(single)}
+    for _ in range(2):
+        for whole, *cut in zip(single, *parts, strict=True):
+            for name in ("images", "index", "sums"):
+                assert torch.equal(torch.cat([part[name] for part in cut]), whole[name])
+            sizes = [len(part["index"]) for part in cut]
+            assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_part_may_be_empty_and_comes_all_the_same(arrays):
+    *_, last = Batches(arrays, BATCH_SIZE, rank=0, world_size=4)  # three images are left for four processes
+    assert last["images"].shape == (0, 3, 5)
+    assert (last["images"].dtype, last["sums"].shape, last["share"]) == (torch.uint8, (0,), 0.0)
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 4])
+def test_losses_weighed_by_their_share_average_to_that_of_the_whole_batch(arrays, world_size):
+    parts = [Batches(arrays, BATCH_SIZE, 0, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for whole, *cut in zip(Batches(arrays, BATCH_SIZE, 0), *parts, strict=True):
+        assert all(type(part["share"]) is float for part in cut)
+        losses = [part["share"] * part["sums"].double().mean().item() for part in cut if len(part["sums"])]
+        assert sum(losses) / world_size == pytest.approx(whole["sums"].double().mean().item())
+
+
+def test_a_single_process_has_no_share(arrays):
+    assert all("share" not in batch for batch in Batches(arrays, BATCH_SIZE))
+
+
+def test_every_process_goes_on_from_the_state_of_any(arrays):
+    parts = [Batches(arrays, BATCH_SIZE, 0, rank=rank, world_size=2) for rank in range(2)]
+    expected = []
+    for part in parts:
+        iterator = endless(part)
+        next(iterator)
+        expected.append([next(iterator)["index"].tolist() for _ in range(4)])
+    stopped = Batches(arrays, BATCH_SIZE, 0, rank=1, world_size=2)
+    next(iter(stopped))
+    for rank in range(2):
+        resumed = Batches(arrays, BATCH_SIZE, 0, rank=rank, world_size=2)
+        resumed.load_state_dict(stopped.state_dict())
+        assert [batch["index"].tolist() for batch in islice(endless(resumed), 4)] == expected[rank]
+
+
+# --- kept on a device
+
+
+cuda = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
+
+
+@pytest.mark.parametrize("device", ["cpu", cuda])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float64])
+@pytest.mark.parametrize("options", [{}, {"shuffle_seed": 0}, {"shuffle_seed": 0, "rank": 1, "world_size": 4}])
+def test_batches_on_a_device_are_those_from_the_disk(arrays, monkeypatch, device, dtype, options):
+    monkeypatch.setattr(digitsum.batches, "_CHUNK", 4)
+    pixels = arrays.images.gather(torch.arange(20)) / (1 if dtype == torch.uint8 else 255)
+    stored = SumArrays(ImageArrays([pixels.to(dtype).numpy()]), arrays.sums, arrays.index)
+    mapped = Batches(stored, BATCH_SIZE, **options)
+    kept = Batches(stored, BATCH_SIZE, **options, resident=on_device(stored, torch.device(device)))
+    for _ in range(2):
+        for one, two in zip(kept, mapped, strict=True):
+            assert one.keys() == two.keys()
+            for name in ("images", "index", "sums"):
+                assert one[name].device.type == device
+                assert one[name].dtype == two[name].dtype
+                assert torch.equal(one[name].cpu(), two[name])
+            assert one.get("share") == two.get("share")
+
+
+def test_images_without_sums_are_kept_on_a_device_as_well(arrays):
+    unknown = SumArrays(arrays.images, None, arrays.index)
+    kept = Batches(unknown, BATCH_SIZE, resident=on_device(unknown, torch.device("cpu")))
+    assert all(set(batch) == {"images", "index"} for batch in kept)
+
+
+def test_batches_on_a_device_go_on_where_those_from_the_disk_stopped(arrays):
+    stopped = Batches(arrays, BATCH_SIZE, 0)
+    next(iter(stopped))
+    resumed = Batches(arrays, BATCH_SIZE, 0, resident=on_device(arrays, torch.device("cpu")))
+    resumed.load_state_dict(stopped.state_dict())
+    assert order(resumed) == order(Batches(arrays, BATCH_SIZE, 0))[1:]

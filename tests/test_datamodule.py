@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -129,6 +130,121 @@ def test_wrong_data_are_refused_in_setup(own, tmp_path):
     datamodule = SumDataModule(replace(own, root=str(tmp_path / "none")))
     with pytest.raises(InputError, match="none"):
         datamodule.setup()
+
+
+# --- the trainer's processes and device
+
+
+def trainer(*, rank=0, world_size=1, device="cpu"):
+    """As much of a trainer as the data module asks for."""
+    return SimpleNamespace(
+        global_rank=rank, world_size=world_size, strategy=SimpleNamespace(root_device=torch.device(device))
+    )
+
+
+LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_each_process_of_the_trainer_has_its_part(ready, own, loader):
+    datamodule = ready(own)
+    whole = list(getattr(datamodule, loader)())
+    parts = []
+    for rank in range(2):
+        datamodule.trainer = trainer(rank=rank, world_size=2)
+        parts.append(list(getattr(datamodule, loader)()))
+    for one, *cut in zip(whole, *parts, strict=True):
+        assert torch.equal(torch.cat([part["index"] for part in cut]), one["index"])
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_a_batch_smaller_than_the_number_of_processes_is_refused(ready, own, split):
+    datamodule = ready(own)
+    datamodule.trainer = trainer(rank=3, world_size=4)
+    assert datamodule.batches(split).world_size == 4
+    datamodule.trainer = trainer(rank=3, world_size=5)
+    with pytest.raises(InputError, match=r"data\.batch_size: .*each of the 5 processes, got 4"):
+        datamodule.batches(split)
+
+
+@pytest.fixture
+def room(monkeypatch):
+    """Give every device room for so many bytes of images."""
+
+    def make(num_bytes):
+        monkeypatch.setattr("digitsum.datamodule.device_room", lambda device: num_bytes)
+
+    return make
+
+
+def test_training_and_validation_images_are_put_on_the_device_once(ready, own, room):
+    room((24 + 3) * 3 * 5)
+    datamodule = ready(own)
+    expected = {loader: list(getattr(datamodule, loader)()) for loader in LOADERS}
+    datamodule.trainer = trainer()
+    for loader in LOADERS:
+        first, again = (getattr(datamodule, loader)() for _ in range(2))
+        assert first.resident is again.resident
+        assert (first.resident is None) == (loader == "test_dataloader")
+        for one, two in zip(first, expected[loader], strict=True):
+            assert all(torch.equal(one[name], two[name]) for name in ("images", "index", "sums"))
+
+
+def test_images_that_do_not_fit_stay_on_the_disk(ready, own, room):
+    room((24 + 3) * 3 * 5 - 1)
+    datamodule = ready(own)
+    datamodule.trainer = trainer()
+    assert datamodule.train_dataloader().resident is None
+
+
+def test_images_stay_on_the_disk_if_told_to_or_without_a_gpu(ready, own, room):
+    datamodule = ready(own)
+    datamodule.trainer = trainer()
+    assert datamodule.train_dataloader().resident is None
+    room(10**9)
+    datamodule = ready(replace(own, on_device=False))
+    datamodule.trainer = trainer()
+    assert datamodule.train_dataloader().resident is None
+
+
+def test_evaluation_without_a_trainer_reads_from_the_disk(ready, own, room):
+    room(10**9)
+    assert ready(own).batches("val").resident is None
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_small_sets_are_kept_on_a_gpu(ready, own):
+    datamodule = ready(own)
+    datamodule.trainer = trainer(device="cuda:0")
+    assert all(batch["images"].is_cuda and batch["sums"].is_cuda for batch in datamodule.train_dataloader())
+
+
+# --- the order
+
+
+def test_large_sets_alone_are_shuffled_by_blocks_unless_told_otherwise(ready, own, monkeypatch):
+    def blocks(shuffle):
+        return ready(replace(own, shuffle=shuffle)).train_dataloader().blocks
+
+    assert [blocks(shuffle) for shuffle in ("auto", "full", "blocks")] == [False, False, True]
+    monkeypatch.setattr("digitsum.datamodule.BLOCKS_ABOVE", 24 * 3 * 5)
+    assert not blocks("auto")
+    monkeypatch.setattr("digitsum.datamodule.BLOCKS_ABOVE", 24 * 3 * 5 - 1)
+    assert [blocks(shuffle) for shuffle in ("auto", "full", "blocks")] == [True, False, True]
+
+
+@pytest.mark.parametrize("make", [ComposedData, lambda **settings: ArraysData("folder", **settings)])
+def test_an_unknown_shuffle_is_refused(make):
+    with pytest.raises(InputError, match=r"data\.shuffle: expected one of auto, full, blocks, got 'all'"):
+        make(shuffle="all")
+
+
+def test_the_images_are_read_for_a_checkpoint_once(ready, own, monkeypatch):
+    datamodule = ready(own)
+    first = datamodule.state_dict()
+    monkeypatch.setattr("digitsum.arrays.SumArrays.fingerprint", None)
+    assert datamodule.state_dict() == first
+    assert first.keys() == {"train", "val", "test"}
 
 
 # --- settings
