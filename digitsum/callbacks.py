@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from digitsum.errors import InputError
-from digitsum.evaluation import MAX_POINTS, Shown, shown, shown_figure
+from digitsum.evaluation import MAX_POINTS, Shown, of_all_processes, shown, shown_figure
 from digitsum.figures import scatter_figure
 from digitsum.files import write_text
 from digitsum.module import SumModule
@@ -28,12 +28,22 @@ class History(L.Callback):
         path: of the file.
 
     Attributes:
-        rows: for each epoch `epoch` (counted from 1), `step`, and every `train/...` and `val/...` metric.
+        rows: for each epoch `epoch` (counted from 1), `step`, every `train/...` metric and, unless it is the last one and
+            ended before its validation, every `val/...` metric.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
+        self._validated = False
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What was validated before is another epoch's."""
+        self._validated = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """An epoch that ends early, at `max_steps` say, never comes here."""
+        self._validated = True
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -47,11 +57,11 @@ class History(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Add the epoch's row, write the file anew, and log the row."""
-        metrics = {
-            name: value.item()
-            for name, value in sorted(trainer.callback_metrics.items())
-            if name.startswith(("train/", "val/"))
-        }
+        assert isinstance(pl_module, SumModule)
+        # the module logs its training metrics after this; those that are logged already are the last epoch's
+        logged = trainer.callback_metrics if self._validated else {}
+        val = {name: value for name, value in logged.items() if name.startswith("val/")}
+        metrics = {name: value.item() for name, value in sorted({**pl_module.train_results(), **val}.items())}
         self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics})
         text = io.StringIO()
         writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
@@ -110,12 +120,13 @@ class Clock(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the epoch's figures."""
         train_seconds = time.perf_counter() - self._begin - self._val_seconds
+        images = trainer.strategy.reduce(torch.tensor(self._images, device=pl_module.device), reduce_op="sum")
         self.epochs.append(
             {
                 "epoch": trainer.current_epoch + 1,
                 "train_seconds": round(train_seconds, 3),
                 "val_seconds": round(self._val_seconds, 3),
-                "train_images_per_second": round(self._images / train_seconds, 1),
+                "train_images_per_second": round(int(images) / train_seconds, 1),
             }
         )
 
@@ -164,17 +175,18 @@ class SumPictures(L.Callback):
         if not self._due(trainer):
             return
         if sum(map(len, self._points)) < MAX_POINTS:
-            self._points.append(torch.stack([batch["sums"].float(), outputs.float()], dim=1).cpu().numpy())
+            sums, preds = of_all_processes(batch["sums"], outputs)
+            self._points.append(torch.stack([sums.float(), preds.float()], dim=1).cpu().numpy())
         missing = self.num_images - len(self._shown)
-        if missing > 0:
+        if missing > 0 and trainer.is_global_zero and len(batch["sums"]):
             assert isinstance(pl_module, SumModule)
-            first = {name: values[:missing] for name, values in batch.items()}
+            first = {name: batch[name][:missing] for name in ("images", "sums", "index")}
             answers = pl_module.answer(first["images"])
             self._shown += [shown(first, answers, row) for row in range(len(first["index"]))]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw both figures."""
-        if not self._due(trainer):
+        if not (self._due(trainer) and trainer.is_global_zero):
             return
         assert isinstance(trainer.logger, TensorBoardLogger)
         board, step, epoch = trainer.logger.experiment, trainer.global_step, trainer.current_epoch + 1
@@ -187,4 +199,4 @@ class SumPictures(L.Callback):
 
     def _due(self, trainer: L.Trainer) -> bool:
         wanted = not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0
-        return wanted and isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero
+        return wanted and isinstance(trainer.logger, TensorBoardLogger)

@@ -198,7 +198,7 @@ class SumDataModule(L.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment a training batch, on the device."""
-        if self.augmentation and self.trainer is not None and self.trainer.training:
+        if self.augmentation and self.trainer is not None and self.trainer.training and len(batch["images"]):
             return {**batch, "images": self.augmentation(batch["images"])}
         return batch
 

@@ -10,6 +10,7 @@ import lightning as L
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from digitsum.answers import Answers
 from digitsum.batches import Batch
@@ -94,6 +95,8 @@ class Evaluation:
         self._num_worst = num_worst
         self._model = sum_metrics()
         self._constant = sum_metrics()
+        for metric in (*self._model.values(), *self._constant.values()):
+            metric.distributed_available_fn = None  # each process is shown all images: there is nothing to add up
         self._worst: list[tuple[float, int, Shown]] = []
         self._ties = itertools.count(step=-1)
         self._points: list[np.ndarray] = []
@@ -164,6 +167,16 @@ def predict(trainer: L.Trainer, module: SumModule, batches: Iterable[Batch], *li
         trainer.predict(module, batches, return_predictions=False)
     finally:
         trainer.callbacks.remove(listener)  # type: ignore[attr-defined]
+
+
+def of_all_processes(*parts: torch.Tensor) -> list[torch.Tensor]:
+    """Each tensor `(B, ...)` together with those of the other processes, in their order; to be called in all of them.
+
+    The parts may differ in length. A process that is alone gets its own.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(parts)
+    return [torch.cat(gather_all_tensors(part)) for part in parts]
 
 
 METRIC_TITLES = {

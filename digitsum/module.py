@@ -7,13 +7,12 @@ import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torchmetrics import MeanMetric, Metric
 
 from digitsum.answers import Answers
 from digitsum.batches import Batch
 from digitsum.errors import InputError
-from digitsum.metrics import sum_metrics
 from digitsum.networks import build_network
+from digitsum.running import Running
 
 SCHEDULES = ("constant", "one_cycle", "cosine")
 
@@ -100,11 +99,10 @@ class SumModule(L.LightningModule):
             },
             logger=False,
         )
-        metrics = sum_metrics()
-        self.train_loss = MeanMetric()
-        self.train_metrics = metrics.clone(prefix="train/")
-        self.val_metrics = metrics.clone(prefix="val/")
-        self.test_metrics = metrics.clone(prefix="test/")
+        self.last_loss: torch.Tensor | None = None
+        self.train_running = Running("train")
+        self.val_running = Running("val")
+        self.test_running = Running("test")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Read sums off images.
@@ -122,32 +120,56 @@ class SumModule(L.LightningModule):
         return self.net.answer(self.net(images))
 
     def on_fit_start(self) -> None:
-        """Take fresh metric states: those that an earlier `trainer.validate` left cannot be updated outside of it."""
-        for metrics in (self.train_loss, self.train_metrics, self.val_metrics):
-            metrics.reset()
+        """Let each process draw its own dropout: until now their seeds were equal, so that their weights are.
+
+        Metric states are fresh: those that an earlier `trainer.validate` left cannot be updated outside of it.
+        """
+        for running in (self.train_running, self.val_running):
+            running.reset()
+        if self.global_rank:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """One batch: loss and metrics as they are while learning, with dropout on."""
-        output = self.net(batch["images"])
-        loss = self.net.loss(output, batch["sums"])
-        count = len(batch["sums"])
+        if len(batch["sums"]):
+            output = self.net(batch["images"])
+            loss = self.net.loss(output, batch["sums"])
+            self.train_running.update(loss, self.net.estimate(output.detach()), batch["sums"])
+            self.last_loss = loss.detach()  # for a progress bar; to log it costs more than all else around a step
+        else:  # there is nothing to learn for this process, but the others wait for its gradient
+            loss = 0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
         self._check_finite(loss, batch_idx)
-        self.train_loss.update(loss.detach(), weight=count)
-        self.train_metrics.update(self.net.estimate(output.detach()), batch["sums"])
-        self.log_dict(self.running_metrics, on_step=False, on_epoch=True, logger=False, batch_size=count)
-        self.log("loss", loss, prog_bar=True, logger=False, batch_size=count)
-        return loss
+        return loss * batch.get("share", 1)
+
+    def train_results(self) -> dict[str, torch.Tensor]:
+        """`train/loss`, `train/mae`, ... of the epoch so far; to be called in all processes."""
+        return self.train_running.compute()
+
+    def on_train_epoch_end(self) -> None:
+        """Offer the epoch's training metrics to whatever monitors one."""
+        self.log_dict(self.train_results(), logger=False, sync_dist=True)
+        self.train_running.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """One batch of the validation set; returns the answers `(B,)`."""
-        return self._evaluation_step("val", batch)
+        return self._evaluation_step(self.val_running, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_evaluation(self.val_running)
 
     def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """One batch of the test set; returns the answers `(B,)`."""
-        return self._evaluation_step("test", batch)
+        return self._evaluation_step(self.test_running, batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_evaluation(self.test_running)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> Answers:
         """One batch of any images, with or without sums; returns all that the network says of them."""
+        if not len(batch["images"]):  # this process's part of the last batch
+            return Answers(torch.empty(0, device=self.device))
         return self.answer(batch["images"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -179,33 +201,35 @@ class SumModule(L.LightningModule):
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _evaluation_step(self, stage: str, batch: Batch) -> torch.Tensor:
-        metrics = self.val_metrics if stage == "val" else self.test_metrics
+    def _evaluation_step(self, running: Running, batch: Batch) -> torch.Tensor:
+        if not len(batch["sums"]):  # this process's part of the last batch
+            return torch.empty(0, device=self.device)
         output = self.net(batch["images"])
-        preds = self.net.estimate(output)
-        count = len(batch["sums"])
-        metrics.update(preds, batch["sums"])
-        loss = self.net.loss(output, batch["sums"])
-        # within a fit, History writes to the logger; trainer.validate and trainer.test do it themselves
-        logger = self.trainer.state.fn != TrainerFn.FITTING
-        self.log(f"{stage}/loss", loss, on_epoch=True, logger=logger, batch_size=count)
-        for name, metric in metrics.items():
-            self.log(name, metric, on_epoch=True, logger=logger, prog_bar=name == "val/mae", batch_size=count)
+        preds = self.net.estimate(output).float()
+        running.update(self.net.loss(output, batch["sums"]), preds, batch["sums"])
         return preds
 
-    @property
-    def running_metrics(self) -> dict[str, Metric]:
-        """What is summed up over a training epoch, by the names that it is logged under."""
-        return {"train/loss": self.train_loss, **dict(self.train_metrics.items())}
+    def _log_evaluation(self, running: Running) -> None:
+        # within a fit, History writes to the logger; trainer.validate and trainer.test do it themselves
+        logger = self.trainer.state.fn != TrainerFn.FITTING
+        for name, value in running.compute().items():
+            self.log(name, value, logger=logger, prog_bar=name == "val/mae", sync_dist=True)
+        running.reset()
+
+    def may_look(self, batch_idx: int) -> bool:
+        """Whether the host may wait for the device at this batch: on a GPU only where a line is logged anyway."""
+        every = self.trainer.log_every_n_steps or 50  # type: ignore[attr-defined]
+        return self.device.type == "cpu" or batch_idx % every == 0
 
     def _check_finite(self, loss: torch.Tensor, batch_idx: int) -> None:
-        """Stop at a loss that is no number; on a GPU a look is dear, so there only where a line is logged anyway."""
-        trainer = self.trainer
-        if self.device.type != "cpu" and batch_idx % (trainer.log_every_n_steps or 50):  # type: ignore[attr-defined]
+        """Stop, all processes at once, at a loss that is no number."""
+        if not self.may_look(batch_idx):
             return
-        if not torch.isfinite(loss):
+        trainer = self.trainer
+        total = trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum")
+        if not torch.isfinite(total):
             raise InputError(
-                f"the loss is {loss.item()} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}); the "
+                f"the loss is {total.item()} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}); the "
                 "last good checkpoint, if an epoch was finished, is checkpoints/last.ckpt; likely causes: model.lr too "
                 "high, half precision, damaged images, or sums that model.num_digits rules out; try a lower model.lr "
                 "or trainer.gradient_clip_val=1"

@@ -16,6 +16,9 @@ from digitsum.batches import Batches
 from digitsum.errors import InputError
 from digitsum.module import SumModule
 
+REPEAT = 1.0
+"""Seconds within which a signal is taken for the one before it."""
+
 
 class Interrupted(BaseException):
     """The run was asked to stop by SIGTERM or Ctrl-C; like KeyboardInterrupt no `Exception`, so that a sweep ends too.
@@ -32,15 +35,18 @@ class Interrupted(BaseException):
 class Signals:
     """Turns SIGTERM and Ctrl-C into `Interrupted`: at once, or while `deferred` at the next safe place.
 
-    A second signal never waits.
+    A second signal does not wait, unless it comes within `REPEAT` of the first: what starts processes (torchrun, a
+    terminal) passes on to them the Ctrl-C that they got themselves.
 
     Attributes:
-        deferred: whether the first signal waits for `check`.
+        deferred: whether the first signal waits.
+        pending: the number of the signal that waits, or 0.
     """
 
     def __init__(self) -> None:
         self.deferred = False
-        self._pending: int | None = None
+        self.pending = 0
+        self._since = 0.0
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -58,20 +64,10 @@ class Signals:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._handle)
 
-    def check(self) -> None:
-        """Raise the `Interrupted` that waits, if one does."""
-        if self._pending is not None:
-            raise Interrupted(self._pending)
-
-    @property
-    def pending(self) -> bool:
-        """Whether a signal waits."""
-        return self._pending is not None
-
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.deferred and self._pending is None:
-            self._pending = signum
-        else:
+        if self.deferred and not self.pending:
+            self.pending, self._since = signum, time.monotonic()
+        elif not self.deferred or time.monotonic() - self._since > REPEAT:
             raise Interrupted(signum)
 
 
@@ -79,9 +75,9 @@ class Resumable(Checkpoint):
     """Keeps `last.ckpt` such that training from it equals training without a stop, bit for bit on one machine.
 
     It adds to each checkpoint the random state (dropout, augmentation) and, in the middle of an epoch, the metrics'
-    sums so far. It writes `last.ckpt` at the end of each epoch, every so many steps or minutes, and when a signal asks
-    to stop, but never after an epoch's last batch, where validation is still to come. Put it behind the
-    `ModelCheckpoint`: what that knows of the best epoch belongs to the checkpoint.
+    sums so far, of each of the run's processes. It writes `last.ckpt` at the end of each epoch, every so many steps or
+    minutes, and when a signal asks one of them to stop, but never after an epoch's last batch, where validation is
+    still to come. Put it behind the `ModelCheckpoint`: what that knows of the best epoch belongs to the checkpoint.
 
     Args:
         path: of `last.ckpt`.
@@ -108,7 +104,7 @@ class Resumable(Checkpoint):
         self.every_n_steps = every_n_steps
         self.every_n_minutes = every_n_minutes
         self._saved = time.monotonic()
-        self._restored: dict[str, Any] | None = None
+        self._restored: list[dict[str, Any]] | None = None
         self._trainer: L.Trainer | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -123,16 +119,20 @@ class Resumable(Checkpoint):
         self._saved = time.monotonic()
         if self._restored is None:
             return
-        torch.set_rng_state(self._restored["rng"].cpu())
-        if self._restored["cuda_rng"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([state.cpu() for state in self._restored["cuda_rng"]])
-        if self._restored["half_way"] is not None:
-            for name, sums in self._restored["half_way"]["metrics"].items():
-                for key, value in sums.items():
-                    setattr(pl_module.running_metrics[name], key, value.to(pl_module.device))
+        if len(self._restored) != trainer.world_size:
+            raise InputError(
+                f"trainer.devices: the run was made by {len(self._restored)} processes, got {trainer.world_size}; "
+                "resume it with as many, or start a new run with init_from=CHECKPOINT"
+            )
+        state = self._restored[trainer.global_rank]
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None and pl_module.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), pl_module.device)
+        if state["half_way"] is not None:
+            pl_module.train_running.load_state(state["half_way"]["metrics"])
             batches = trainer.train_dataloader
             assert isinstance(batches, Batches)
-            batches.load_state_dict(self._restored["half_way"]["batches"])
+            batches.load_state_dict(state["half_way"]["batches"])
         self._restored = None
 
     def on_train_batch_end(
@@ -141,13 +141,18 @@ class Resumable(Checkpoint):
         """Save where it is due, or asked for."""
         if batch_idx + 1 >= trainer.num_training_batches or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        assert isinstance(pl_module, SumModule)
         minutes = (time.monotonic() - self._saved) / 60
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         late = self.every_n_minutes is not None and minutes >= self.every_n_minutes
-        if due or late or self.signals.pending:
+        any_late = signum = 0
+        if trainer.world_size == 1 or pl_module.may_look(batch_idx):
+            any_late, signum = _agreed(trainer, late, self.signals.pending)
+        if due or any_late or signum:
             trainer.save_checkpoint(self.path, weights_only=False)
             self._saved = time.monotonic()
-            self.signals.check()
+        if signum:
+            raise Interrupted(signum)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save, after everything else has seen the epoch: Lightning calls `Checkpoint`s last, in their order."""
@@ -160,21 +165,34 @@ class Resumable(Checkpoint):
 
         The loader is told the epoch, because Lightning takes up a loader's state in the middle of an epoch alone.
         """
-        self.signals.check()
+        self._stop_if_asked(trainer)
         if isinstance(trainer.train_dataloader, Batches):
             trainer.train_dataloader.set_epoch(trainer.current_epoch)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Nothing is left to save: signals need not wait any more."""
         self.signals.deferred = False
-        self.signals.check()
+        self._stop_if_asked(trainer)
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning has added its handler again."""
+        self.signals.take_over()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Likewise."""
+        """Likewise; and the processes that Lightning started end at once: they may wait for this one for ever.
+
+        Lightning watches its list of them, and would kill this process, too, when it sees one end.
+        """
         self.signals.deferred = False
+        children = getattr(trainer.strategy.launcher, "procs", [])
+        ended, children[:] = children[:], []
+        for child in ended:
+            child.kill()
+        for child in ended:
+            child.wait()
 
     def state_dict(self) -> dict[str, Any]:
-        """The random state and, in the middle of an epoch, the sums of the training metrics and the batches' place.
+        """For each process its random state and, in the middle of an epoch, its training metrics and batches' place.
 
         Lightning keeps the loader's place as well, but forgets to restore it where a schedule asks how long the
         training is before the checkpoint's loops are loaded.
@@ -186,20 +204,40 @@ class Resumable(Checkpoint):
             assert isinstance(module, SumModule)
             half_way = {
                 "batches": trainer.train_dataloader.state_dict(),  # type: ignore[union-attr]
-                "metrics": {
-                    name: {key: torch.as_tensor(value).clone() for key, value in metric.metric_state.items()}
-                    for name, metric in module.running_metrics.items()
-                },
+                "metrics": module.train_running.state(),
             }
-        return {
+        device = trainer.strategy.root_device
+        state = {
             "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
             "half_way": half_way,
         }
+        states = [state] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, state)
+        return {"processes": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until training starts."""
-        self._restored = state_dict
+        """Keep the state until training starts.
+
+        Raises:
+            InputError: the checkpoint is of a version that knew no processes.
+        """
+        if "processes" not in state_dict:
+            raise InputError(f"{self.path}: an older version wrote it; start a new run with init_from=CHECKPOINT")
+        self._restored = state_dict["processes"]
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        (signum,) = _agreed(trainer, self.signals.pending)
+        if signum:
+            raise Interrupted(signum)
+
+
+def _agreed(trainer: L.Trainer, *wishes: int) -> list[int]:
+    """Of each number the largest that any of the run's processes has."""
+    if trainer.world_size == 1:
+        return list(wishes)
+    return trainer.strategy.reduce(torch.tensor(wishes, device=trainer.strategy.root_device), reduce_op="max").tolist()
 
 
 def trim_events(folder: Path, step: int) -> None:

@@ -10,10 +10,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from digitsum.answers import Answers
+from digitsum.batches import Batch
 from digitsum.callbacks import Clock, History
 from digitsum.checkpoints import read_checkpoint
 from digitsum.datamodule import SumDataModule
-from digitsum.evaluation import Evaluation, predict
+from digitsum.evaluation import Evaluation, of_all_processes, predict
 from digitsum.figures import loss_figure, scatter_figure
 from digitsum.files import write_json
 from digitsum.module import SumModule
@@ -46,12 +48,15 @@ def train(
         The best value of the monitored validation metric (None where no checkpoint was written, as under
         `fast_dev_run`), and for each split the rows `model` (the best checkpoint), `last` (the last epoch) and
         `constant`, each with `mse, rmse, mae, within_5, within_1, exact, count`. All are passes in evaluation mode.
+        To be called in all processes of a run; it returns the same in each, and the first one alone writes.
     """
     begin = time.perf_counter()
     if trainer.logger is not None:
         trainer.logger.log_hyperparams(hparams)
     trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
     fit_seconds = time.perf_counter() - begin
+    for buffer in module.buffers():  # batch norm saw other images in each process; checkpoints hold the first one's
+        buffer.copy_(trainer.strategy.broadcast(buffer))
 
     history, clock = (_callback(trainer, kind) for kind in (History, Clock))
     checkpoint = _callback(trainer, ModelCheckpoint)
@@ -66,8 +71,11 @@ def train(
     results = {split: {**best[split].row(), "last": last[split].row()["model"]} for split in splits}
     score = None if checkpoint.best_model_score is None else float(checkpoint.best_model_score)
 
-    if history.rows:
-        column = {name: np.array([row[name] for row in history.rows]) for name in history.rows[0]}
+    if not trainer.is_global_zero:
+        return score, results
+    rows = [row for row in history.rows if "val/mse" in row]
+    if rows:
+        column = {name: np.array([row[name] for row in rows]) for name in rows[0]}
         constant_mse = results["val"]["constant"]["mse"]
         write_figure(
             run_dir / "loss.png",
@@ -86,12 +94,20 @@ def train(
     )
     _log_summary(trainer, hparams, score, results)
     write_json(run_dir / METRICS_FILE, results)  # last: it marks the run as finished
+    for child in getattr(trainer.strategy.launcher, "procs", ()):
+        child.wait()  # no process that Lightning started outlives this one
     return score, results
 
 
 def _evaluate(trainer: L.Trainer, module: SumModule, datamodule: SumDataModule, split: str) -> Evaluation:
+    """A pass over a split in evaluation mode; each process answers its part, and all get the figures of the whole."""
     evaluation = Evaluation(module.train_mean)
-    predict(trainer, module, datamodule.batches(split), evaluation.update)
+
+    def update(batch: Batch, answers: Answers) -> None:
+        sums, preds = of_all_processes(batch["sums"], answers.estimate.float())
+        evaluation.update({"sums": sums}, Answers(preds))
+
+    predict(trainer, module, datamodule.batches(split), update)
     return evaluation
 
 

@@ -1,11 +1,13 @@
 """From configs to objects: registers the schemas with Hydra and builds what a script needs from a checked config."""
 
+import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from console import PROJECT, ComposingBar
 from folders import job_folder, run_folder
 from hydra.core.config_store import ConfigStore
@@ -102,42 +104,79 @@ def build_module(arguments: dict[str, Any], datamodule: SumDataModule) -> SumMod
     return SumModule(image_size=datamodule.image_size, train_mean=datamodule.train_mean, **arguments)
 
 
-def build_trainer(cfg: DictConfig, **more: Any) -> L.Trainer:
+class LossBar(TQDMProgressBar):
+    """Lightning's bar with the loss of the batch."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """What stands behind the bar."""
+        loss = {"loss": f"{pl_module.last_loss.item():.2f}"} if isinstance(pl_module.last_loss, torch.Tensor) else {}
+        return {**loss, **super().get_metrics(trainer, pl_module)}
+
+
+def build_trainer(cfg: DictConfig, *, several: bool = False, **more: Any) -> L.Trainer:
     """Lightning's Trainer of a config.
 
+    Args:
+        cfg: with `trainer`.
+        several: whether there may be several devices, and so several processes.
+        more: of the Trainer's arguments, what is no plain value.
+
     Raises:
-        InputError: an accelerator or a value that this machine or Lightning refuses.
+        InputError: an accelerator or a value that this machine or Lightning refuses, or several devices.
     """
+    # torch would fill all memory that it allocates with NaN; nothing here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # instantiate() would leave interpolations and typed nodes inside
     arguments = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(arguments, dict)
     if arguments["enable_progress_bar"] is not False:
-        # into a file the bar writes a line each time: seldom, then
-        more["callbacks"] = [TQDMProgressBar(refresh_rate=1 if sys.stderr.isatty() else 100), *more["callbacks"]]
+        # into a file the bar writes a line each time, and of a GPU it reads the loss: seldom, then
+        device = cfg.trainer.accelerator != "cpu" and torch.accelerator.is_available()
+        every = (cfg.trainer.log_every_n_steps or 50) if device else 1
+        more["callbacks"] = [LossBar(refresh_rate=every if sys.stderr.isatty() else 100), *more["callbacks"]]
     try:
-        return instantiate(arguments, **more)
+        trainer: L.Trainer = instantiate(arguments, **more)
     except InstantiationException as error:  # Lightning's own words on what it refuses
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise InputError(f"trainer: {str(cause).strip().splitlines()[0]}") from error
+    count = trainer.num_devices * trainer.num_nodes
+    if count > 1 and not several:
+        raise InputError(f"trainer.devices: expected one device, got {count}")
+    if count > 1 and cfg.trainer.strategy not in ("auto", "ddp"):
+        raise InputError(f"trainer.strategy: expected ddp for {count} devices, got {cfg.trainer.strategy}")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and started != count:
+        raise InputError(f"trainer.devices: expected those of the {started} processes of torchrun, got {count}")
+    return trainer
 
 
 def build_training(cfg: DictConfig, signals: Signals, *, in_sweep: bool) -> L.Trainer:
-    """The Trainer with the config's callbacks and logger, and with what every run has: history, clock, resumption."""
+    """The Trainer with the config's callbacks and logger, and with what every run has: history, clock, resumption.
+
+    Raises:
+        InputError: see `build_trainer`.
+        SystemExit: several devices for the jobs of a sweep.
+    """
     callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
     if in_sweep and cfg.trainer.enable_progress_bar is None:
         cfg.trainer.enable_progress_bar = False  # a bar for each job only fills the logs
     logger: Logger | bool = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
     run_dir = Path(cfg.run_dir)
     resumable = Resumable(run_dir / LAST_CHECKPOINT, signals, cfg.save_every_n_steps, cfg.save_every_n_minutes)
-    return build_trainer(
+    trainer = build_trainer(
         cfg,
+        several=True,
         callbacks=[History(run_dir / "history.csv"), Clock(), *callbacks, resumable],
         logger=logger,
         plugins=[WholeCheckpointIO()],
         default_root_dir=str(run_dir),
     )
+    if in_sweep and trainer.num_devices * trainer.num_nodes > 1:
+        # no InputError: it is the whole sweep that cannot be, not this job
+        sys.exit("error: trainer.devices: expected one device for each job of a sweep, got several; leave -m out")
+    return trainer
 
 
 def hparams(cfg: DictConfig, hydra: Any) -> dict[str, Any]:

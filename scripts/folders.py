@@ -1,8 +1,13 @@
-"""Where a run or a sweep's job writes: names that nothing else has, and that Hydra's command line can parse back."""
+"""Where a run or a sweep's job writes, and which of a run's processes does.
+
+Names are such that nothing else has them and Hydra's command line can parse them back.
+"""
 
 import itertools
+import os
 import re
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -13,11 +18,45 @@ from digitsum.runs import newest_run, read_config
 def run_folder(outputs_dir: str, resume: str | None) -> str:
     """The folder of a single run: the one to resume, `latest` included, or a new one of the present second.
 
-    Made here and now, so that two runs started together get two.
+    Made here and now, so that two runs started together get two; all processes of one run get the same.
 
     Raises:
-        InputError: there is no run to resume, or the folder cannot be made.
+        InputError: there is no run to resume, or the folder cannot be made; or something else than torchrun and
+            Lightning started several processes, which cannot agree here.
     """
+    if not is_first() and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise InputError("hydra.run.dir: expected a folder, the same for all processes of this run; or use torchrun")
+    return from_first("run_folder", lambda: _run_folder(outputs_dir, resume))
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks: the only one, or the first of those that train together."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def from_first(name: str, make: Callable[[], str]) -> str:
+    """What `make` returns in the first process; those that torchrun started with it wait for it, by `name`.
+
+    Raises:
+        InputError: whatever `make` raised in the first process, which says what it was.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # alone, or started by Lightning when the first one has done its part
+        return make()
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(rendezvous("env://"))
+    result = ""
+    if is_first():
+        try:
+            result = make()
+        finally:
+            store.set(name, result)
+    elif not (result := store.get(name).decode()):
+        raise InputError("the first process has failed")
+    return result
+
+
+def _run_folder(outputs_dir: str, resume: str | None) -> str:
     runs = Path(outputs_dir, "runs")
     if resume is not None:
         folder = newest_run(Path(outputs_dir), finished=False) if resume == "latest" else Path(resume).absolute()

@@ -138,6 +138,7 @@ class TrainConfig:
     save_every_n_steps: int | None = None
     save_every_n_minutes: float | None = None
     safetensors: bool = False
+    compile: bool = False
     outputs_dir: str = MISSING
     run_dir: str = MISSING
     debug: bool = False

@@ -13,7 +13,8 @@ Settings, as key=value:
                                            two_conv: model.pooling=max|average  model.kernel_size=3
                                            reader: model.num_digits=4|[2,6]|null, digits on an image  model.width=32
     augmentation.KEY=...                   how far training images are bent: scale slant shift warp warp_spacing
-    trainer=auto|cpu|gpu|mps               trainer.max_epochs=10, and any other argument of Lightning's Trainer
+    trainer=auto|cpu|gpu|mps|ddp           trainer.max_epochs=10, and any other argument of Lightning's Trainer
+                                           ddp: trainer.devices=2, several devices, of a process each
     callbacks=default|early_stopping       callbacks.early_stopping.patience=3
     logger=tensorboard|csv|none
     experiment=NAME                        a file of conf/experiment/ on top of all this
@@ -21,6 +22,7 @@ Settings, as key=value:
     test=true|false                        evaluate the test set at the end of a single run
     resume=FOLDER|latest                   go on in a run's folder, with the settings that it recorded
     init_from=CHECKPOINT                   start a new run from these weights
+    compile=true                           compile the network with torch.compile: for long runs on a GPU
     save_every_n_steps=N                   write last.ckpt within an epoch, too (or save_every_n_minutes=N)
     debug=true                             show a mistake's traceback
 
@@ -36,11 +38,16 @@ from console import PROJECT, answer_help, log, log_written, reports_mistakes, ru
 if __name__ == "__main__":
     answer_help(__doc__)  # before the imports below, which take seconds
 
+import logging
+import os
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import hydra
 import lightning as L
+import torch
 import yaml
 from build import (
     build_datamodule,
@@ -50,6 +57,7 @@ from build import (
     model_arguments,
     register,
 )
+from folders import from_first, is_first
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -82,7 +90,7 @@ def main(cfg: DictConfig) -> float | None:
             raise InputError("resume: expected a single run, got a sweep; leave -m out")
         cfg = recorded_config(cfg, run_dir, list(command.overrides.task))
     signals = Signals()
-    with signals.listening(), locked(run_dir):
+    with signals.listening(), locked(run_dir) if is_first() else nullcontext():
         try:
             return run(cfg, signals, in_sweep=in_sweep, hparams=hparams(cfg, command))
         except Interrupted:
@@ -103,6 +111,7 @@ def run(cfg: DictConfig, signals: Signals, *, in_sweep: bool, hparams: dict[str,
     check_counts(arguments, datamodule)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer = build_training(cfg, signals, in_sweep=in_sweep)
+    from_first("data", lambda: str(datamodule.folder))
     datamodule.prepare_data()
     datamodule.setup()
     module = build_module(arguments, datamodule)
@@ -110,20 +119,28 @@ def run(cfg: DictConfig, signals: Signals, *, in_sweep: bool, hparams: dict[str,
     if cfg.resume is None and cfg.init_from is not None:
         copy_weights(Path(cfg.init_from), module)
 
-    write_text(run_dir / CONFIG_FILE, yaml.safe_dump(OmegaConf.to_container(cfg, resolve=True), sort_keys=False))
-    write_json(run_dir / "environment.json", environment(Path(PROJECT)))
-    # best, last and the one being written: weights and Adam's two means, in float32
-    require_space(run_dir, 3 * 12 * count_parameters(module) + 2**24, "checkpoints")
+    if cfg.compile:
+        module.net.compile()
+    if is_first():
+        write_text(run_dir / CONFIG_FILE, yaml.safe_dump(OmegaConf.to_container(cfg, resolve=True), sort_keys=False))
+        write_json(run_dir / "environment.json", environment(Path(PROJECT)))
+        # best, last and the one being written: weights and Adam's two means, in float32
+        require_space(run_dir, 3 * 12 * count_parameters(module) + 2**24, "checkpoints")
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in datamodule.splits.items())
     height, width = datamodule.image_size
     log.info("data: %s images of %dx%d", sizes, height, width)
     log.info("model: %s, %s parameters", arguments["network"], f"{count_parameters(module):,}")
-    log.info("device: %s", trainer.strategy.root_device)
+    log.info("device: %s, %d in all", trainer.strategy.root_device, trainer.num_devices * trainer.num_nodes)
     log.info("results go to %s", run_dir)
 
-    score, results = train(
-        trainer, module, datamodule, run_dir, test=cfg.test and not in_sweep, hparams=hparams, ckpt_path=ckpt_path
-    )
+    test = cfg.test and not in_sweep
+    try:
+        score, results = train(trainer, module, datamodule, run_dir, test=test, hparams=hparams, ckpt_path=ckpt_path)
+    except torch._dynamo.exc.TorchDynamoException as error:  # no compiler on this machine, say
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"compile: the network cannot be compiled here ({reason}); leave compile=true out") from error
+    if not is_first():
+        return None
     if cfg.safetensors:
         save_safetensors(module, run_dir / "best.safetensors")
 
@@ -175,9 +192,21 @@ def take_up(run_dir: Path) -> Path | None:
         log.info("resuming after step %d", step)
     else:
         log.info("no checkpoint yet: from the beginning")
-    (run_dir / METRICS_FILE).unlink(missing_ok=True)  # not finished any more
-    trim_events(run_dir, step)
+    if is_first():
+        (run_dir / METRICS_FILE).unlink(missing_ok=True)  # not finished any more
+        trim_events(run_dir, step)
     return path if step >= 0 else None
+
+
+def run_quietly() -> None:
+    """Run another process than the first, which speaks for all of them; of mistakes, for those on its machine."""
+    quiet = os.environ.get("LOCAL_RANK", "0") != "0"
+    sys.argv.append("hydra/job_logging=disabled")
+    logging.disable(logging.CRITICAL if quiet else logging.INFO)
+    try:
+        run_script(main, "train")
+    except SystemExit as stop:
+        raise SystemExit(1 if quiet and isinstance(stop.code, str) else stop.code) from None
 
 
 def copy_weights(path: Path, module: SumModule) -> None:
@@ -192,4 +221,7 @@ def copy_weights(path: Path, module: SumModule) -> None:
 
 
 if __name__ == "__main__":
-    run_script(main, "train")
+    if is_first():
+        run_script(main, "train")
+    else:
+        run_quietly()

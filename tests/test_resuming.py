@@ -257,12 +257,14 @@ def test_an_interval_that_is_not_positive_is_refused(run, word):
     assert "expected a positive number" in result.text
 
 
-def test_a_second_signal_does_not_wait():
+def test_a_second_signal_does_not_wait_unless_it_repeats_the_first(monkeypatch):
     signals = Signals()
     with signals.listening():
         signals.deferred = True
         os.kill(os.getpid(), signal.SIGINT)
-        assert signals.pending
+        os.kill(os.getpid(), signal.SIGINT)
+        assert signals.pending == signal.SIGINT
+        monkeypatch.setattr("digitsum.resuming.REPEAT", 0.0)
         with pytest.raises(Interrupted) as caught:
             os.kill(os.getpid(), signal.SIGINT)
         assert caught.value.signum == signal.SIGINT
@@ -367,6 +369,11 @@ def test_weights_alone_cannot_be_resumed(run, resume, tmp_path):
     assert result.code == 1
     assert "found weights alone; use init_from" in result.text
     assert (tmp_path / "base" / "metrics.json").exists()
+
+
+def test_a_checkpoint_of_an_older_version_is_refused(tmp_path):
+    with pytest.raises(InputError, match="an older version wrote it"):
+        Resumable(tmp_path / "last.ckpt", Signals()).load_state_dict({"rng": torch.get_rng_state(), "half_way": None})
 
 
 def test_weights_are_left_as_safetensors_on_request(run, tmp_path):

@@ -278,3 +278,43 @@ def test_a_reader_told_of_counts_that_hold_the_canvases_is_trained(command, tmp_
     places = (f"outputs_dir={tmp_path}", f"hydra.run.dir={tmp_path}/run", f"data.datasets_dir={datasets_dir}")
     result = command(train.main, *TINY_READER, *words, *places)
     assert result.code == 0, result.text
+
+
+@pytest.mark.filterwarnings("ignore:.*could not find the monitored key.*")  # there is no best epoch: that is so
+def test_a_run_that_ends_before_its_first_validation_has_no_loss_figure_but_all_else(tiny, tmp_path):
+    result = tiny("trainer.max_steps=1")
+    assert result.code == 0, result.text
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert not (folder / "loss.png").exists()
+    assert set(json.loads((folder / "metrics.json").read_text())) == {"train", "val", "test"}
+    (row,) = read_rows(folder / "history.csv")
+    assert row["step"] == "1"
+    assert not [name for name in row if name.startswith("val/")]
+
+
+def test_an_epoch_that_ends_before_its_validation_does_not_show_that_of_the_one_before(tiny, tmp_path):
+    result = tiny("trainer.max_epochs=-1", "trainer.max_steps=4")  # of three an epoch
+    assert result.code == 0, result.text
+    (folder,) = (tmp_path / "runs").iterdir()
+    whole, cut = read_rows(folder / "history.csv")
+    assert float(whole["val/mae"]) > 0
+    assert cut["val/mae"] == ""
+    assert (folder / "loss.png").exists()
+
+
+def test_a_compiled_network_is_compiled_in_place(tiny, tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(network))
+    assert tiny("compile=true").code == 0
+    assert [type(network).__name__ for network in compiled] == ["TwoConv"]
+
+
+def test_a_network_that_cannot_be_compiled_is_told_in_one_line(tiny, monkeypatch):
+    def fail(*_, **__):
+        raise torch._dynamo.exc.TorchDynamoException("No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
+
+    monkeypatch.setattr(train, "train", fail)
+    result = tiny("compile=true")
+    assert result.code == 1
+    assert "error: compile: the network cannot be compiled here (No working C++ compiler found)" in result.text
+    assert "Traceback" not in result.text
