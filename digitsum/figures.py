@@ -1,6 +1,6 @@
 """Every figure, from plain arrays to a matplotlib Figure; knows no Lightning."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -192,6 +192,60 @@ def reliability_figure(
     other.set_title("Accuracy when unsure images are set aside", fontsize=10)
     other.set_xlim(0, 1.02)
     other.grid(alpha=0.3)
+    return figure
+
+
+def speeds_figure(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], limits: Mapping[str, float], title: str
+) -> Figure:
+    """Measured speeds as bars: medians, with a line from the lowest round to the highest.
+
+    Args:
+        panels: by heading, by name of the bar: its speed in each round. The first bar of a panel stands out.
+        limits: by heading, where there is one: the machine's limit, a dashed line.
+        title: of the figure.
+    """
+    heights = [len(bars) + 0.9 for bars in panels.values()]
+    figure = Figure(figsize=(9, 0.45 * sum(heights) + 0.9), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
+    for axes, (heading, bars) in zip(grid.flat, panels.items(), strict=True):
+        for place, (name, values) in enumerate(bars.items()):
+            middle = float(np.median(values))
+            axes.barh(f"{name}  ", middle, 0.7, color=GREY if place else BLUE)
+            axes.plot([min(values), max(values)], [place, place], color="black", marker="|", markersize=8)
+            axes.annotate(f"{middle:,.0f}", (max(values), place), (6, 0), textcoords="offset points", va="center")
+        most = max(max(values) for values in bars.values())
+        if heading in limits:
+            most = max(most, limits[heading])
+            axes.axvline(limits[heading], color=RED, linestyle="--")
+            heading += f" (dashed: every operation at the speed of the best matrix product, {limits[heading]:,.0f})"
+        axes.set(xlim=(0, 1.13 * most), ylim=(len(bars) - 0.5, -0.5))
+        axes.set_title(heading, fontsize=10, loc="left")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(alpha=0.3, axis="x")
+        axes.set_axisbelow(True)
+    return figure
+
+
+def scaling_figure(sizes: Sequence[int], curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> Figure:
+    """What depends on the number of training images, on a logarithmic axis: medians, and every round as a dash.
+
+    Args:
+        sizes: numbers of images.
+        curves: by name with its unit: for each size, the value in each round.
+        title: of the figure.
+    """
+    figure = Figure(figsize=(7, 0.5 + 2.5 * len(curves)), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(len(curves), 1, squeeze=False, sharex=True)
+    for axes, (name, rounds) in zip(grid.flat, curves.items(), strict=True):
+        axes.plot(sizes, [np.median(values) for values in rounds], color=BLUE, marker="o", markersize=5)
+        axes.plot(sizes, rounds, color=BLUE, linestyle="", marker="_", markersize=10)
+        axes.set(ylabel=name, xscale="log", ylim=(0, 1.15 * max(max(values) for values in rounds)))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(alpha=0.3)
+    grid[-1, 0].set_xlabel("training images")
     return figure
 
 
