@@ -28,8 +28,8 @@ class History(L.Callback):
         path: of the file.
 
     Attributes:
-        rows: for each epoch `epoch` (counted from 1), `step`, every `train/...` metric and, unless it is the last one and
-            ended before its validation, every `val/...` metric.
+        rows: for each epoch `epoch` (counted from 1), `step`, every `train/...` metric and every `val/...` metric; the
+            latter are missing in a last epoch that ended before its validation.
     """
 
     def __init__(self, path: Path) -> None:
