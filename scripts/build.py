@@ -161,7 +161,9 @@ def build_training(cfg: DictConfig, signals: Signals, *, in_sweep: bool) -> L.Tr
     """
     callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
     if in_sweep and cfg.trainer.enable_progress_bar is None:
-        cfg.trainer.enable_progress_bar = False  # a bar for each job only fills the logs
+        quiet = OmegaConf.merge(cfg, {"trainer": {"enable_progress_bar": False}})  # bars of jobs only fill the logs
+        assert isinstance(quiet, DictConfig)
+        cfg = quiet
     logger: Logger | bool = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
     run_dir = Path(cfg.run_dir)
     resumable = Resumable(run_dir / LAST_CHECKPOINT, signals, cfg.save_every_n_steps, cfg.save_every_n_minutes)

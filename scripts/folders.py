@@ -90,7 +90,7 @@ def job_folder(number: int, overrides: list[str]) -> str:
     for override in overrides:
         key, _, value = override.partition("=")
         if key not in fixed:
-            key = key.lstrip("+~")
+            key, value = key.lstrip("+~"), value.replace("e+", "e")
             words.append(re.sub(r"[^A-Za-z0-9._]+", "-", f"{key.rpartition('.')[2]}-{_short(value)}").strip("-"))
     return "_".join(words)[:120]  # a file system takes 255 bytes a name
 

@@ -38,6 +38,7 @@ from console import PROJECT, answer_help, log, log_written, reports_mistakes, ru
 if __name__ == "__main__":
     answer_help(__doc__)  # before the imports below, which take seconds
 
+import csv
 import logging
 import os
 import sys
@@ -89,12 +90,18 @@ def main(cfg: DictConfig) -> float | None:
         if in_sweep:
             raise InputError("resume: expected a single run, got a sweep; leave -m out")
         cfg = recorded_config(cfg, run_dir, list(command.overrides.task))
+    elif in_sweep and (run_dir / CONFIG_FILE).is_file():  # the same sweep, when it was cut short
+        check_same(cfg, run_dir)
+        cfg.resume = str(run_dir)
     signals = Signals()
     with signals.listening(), locked(run_dir) if is_first() else nullcontext():
         try:
             return run(cfg, signals, in_sweep=in_sweep, hparams=hparams(cfg, command))
         except Interrupted:
-            log.info("stopped; go on with: python scripts/train.py resume='%s'", run_dir)
+            if in_sweep:
+                print(f"stopped; go on with the same command and hydra.sweep.dir='{run_dir.parent}'")
+            else:
+                log.info("stopped; go on with: python scripts/train.py resume='%s'", run_dir)
             raise
 
 
@@ -104,6 +111,8 @@ def run(cfg: DictConfig, signals: Signals, *, in_sweep: bool, hparams: dict[str,
         raise InputError(f"seed: expected 0 to {2**32 - 1}, got {cfg.seed}")
     run_dir = Path(cfg.run_dir)
     if cfg.resume is not None and is_finished(cfg, run_dir):
+        if in_sweep:
+            return best_score(run_dir, cfg.monitor)
         print(f"{run_dir} is finished; give it a new end with trainer.max_epochs=N")
         return None
     arguments = model_arguments(cfg)
@@ -167,6 +176,25 @@ def check_counts(arguments: dict[str, Any], datamodule: SumDataModule) -> None:
             f"model.num_digits={told}: the canvases hold {held} digits; set model.num_digits={held}, or null where "
             "that is unknown"
         )
+
+
+def check_same(cfg: DictConfig, run_dir: Path) -> None:
+    """A job's folder must be of the same job when a sweep is given again."""
+    recorded: dict[Any, Any] = read_config(run_dir)
+    given: Any = OmegaConf.to_container(cfg, resolve=True)
+    for key in given.keys() - {"resume", "debug"}:
+        if recorded.get(key) != given[key]:
+            raise InputError(
+                f"{run_dir}: expected a job of this sweep, found one with another {key}; give the command of that "
+                "sweep, or leave hydra.sweep.dir out"
+            )
+
+
+def best_score(run_dir: Path, monitor: str) -> float | None:
+    """The best value of a finished run's monitored metric."""
+    with (run_dir / "history.csv").open(encoding="utf-8", newline="") as file:
+        values = [float(row[monitor]) for row in csv.DictReader(file) if row.get(monitor)]
+    return min(values, default=None)
 
 
 def is_finished(cfg: DictConfig, run_dir: Path) -> bool:
