@@ -10,12 +10,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from matplotlib.figure import Figure
 
 from digitsum.files import written_whole
 
-_PACKAGES = ("digitsum", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numpy", "scikit-learn")
+_PACKAGES = ("digitsum", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numba", "numpy", "scikit-learn")
 
 
 def write_figure(path: Path, figure: Figure) -> None:
@@ -28,6 +27,8 @@ def write_figure(path: Path, figure: Figure) -> None:
 
 def environment(project: Path) -> dict[str, Any]:
     """What a figure depends on beside its config: command, versions, git commit of `project`, and the machine."""
+    import torch  # here, because what only writes figures starts seconds earlier without it
+
     return {
         "command": shlex.join(["python", *sys.argv]),
         "git": _git_state(project),

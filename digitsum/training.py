@@ -89,6 +89,7 @@ def train(
         {
             "fit_seconds": round(fit_seconds, 3),
             "total_seconds": round(time.perf_counter() - begin, 3),
+            "num_parameters": count_parameters(module),
             "epochs": clock.epochs,
         },
     )

@@ -1,0 +1,258 @@
+"""The figures of a comparison of runs, from plain values to a matplotlib Figure."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from digitsum.figures import BLUE, GREY, ORANGE
+
+# the rest of the Okabe-Ito palette but its yellow, which is too pale for lines
+_COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+_MOST_LINES, _HIGHLIGHTED = 10, 5
+_MOST_SETTINGS = 12
+_MOST_TICKS = 8
+
+
+def curves_figure(groups: Sequence[tuple[str, Sequence[np.ndarray]]], title: str) -> Figure:
+    """Validation error over epochs, a colour for each group; of many groups the first few, and the others in grey.
+
+    The axis is logarithmic where errors fall to a thirtieth or less.
+
+    Args:
+        groups: 1 or more, the best first: what to call it, and for each of its runs `(E, 2)` epochs and errors, NaN
+            where there is none. Of several runs thin lines, and their mean as far as all of them go.
+        title: of the figure.
+    """
+    num_shown = len(groups) if len(groups) <= _MOST_LINES else _HIGHLIGHTED
+    figure = Figure(figsize=(8, 5 + 0.25 * num_shown), layout="constrained")
+    axes = figure.subplots()
+    for rank, (label, runs) in reversed(list(enumerate(groups))):  # the best lies on top
+        shown = rank < num_shown
+        again = rank // len(_COLOURS)  # all colours are in use: those of worse lines than the best come twice, dashed
+        colour = _COLOURS[(rank + 2 * again) % len(_COLOURS)]
+        style: dict[str, Any] = {"color": colour, "linestyle": "--" if again else "-"}
+        if not shown:
+            style = {"color": GREY, "linestyle": "-"}
+            label = f"the other {len(groups) - num_shown}" if rank == num_shown else ""
+        if len(runs) > 1 and shown:
+            for run in runs:
+                axes.plot(*run.T, **style, linewidth=0.8, alpha=0.5)
+        length = min(map(len, runs))
+        epochs, errors = np.mean([run[:length] for run in runs], axis=0).T
+        marker: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(epochs) <= 30 and shown else {}
+        axes.plot(
+            epochs,
+            errors,
+            **style,
+            **marker,
+            linewidth=2 if shown else 0.7,
+            alpha=1 if shown else 0.5,
+            label=textwrap.fill(_plain(label, 170), 90) or None,
+        )
+    errors = np.concatenate([run[:, 1] for _, runs in groups for run in runs])
+    if _falls_far(errors):
+        axes.set_yscale("log")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlabel="epoch", ylabel="mean absolute error (sum)", title=title)
+    axes.grid(alpha=0.3)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles[::-1], labels[::-1], loc="outside lower center", fontsize=9)
+    return figure
+
+
+def settings_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, score_name: str, title: str) -> Figure:
+    """The score against each setting: every run, and the mean over all runs with the same value.
+
+    Args:
+        settings: by name: the value of each run, `N` as on the command line, those of the best first. No more than
+            twelve settings are drawn.
+        scores: `(N,)` of each run.
+        score_name: with its unit.
+        title: of the figure.
+    """
+    names = list(settings)[:_MOST_SETTINGS]
+    columns = min(3, len(names))
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(max(4.2 * columns, 6), 3.4 * rows + 0.9), layout="constrained")
+    figure.suptitle(_titled(title, len(settings)), fontsize=11)
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+    for axes in grid.flat[len(names) :]:
+        axes.axis("off")
+    for number, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
+        scale = scale_of(settings[name])
+        places = np.unique(scale.places)
+        if scale.log:
+            axes.set_xscale("log")
+        axes.scatter(scale.places, scores, s=18, color=GREY, alpha=0.5, lw=0, label="run")
+        if len(places) <= _MOST_TICKS or scale.categories:
+            means = [scores[scale.places == place].mean() for place in places]
+            style = {"linestyle": ""} if scale.categories else {}
+            axes.plot(
+                places, means, color=BLUE, marker="D", markersize=6, label="mean of the runs with this value", **style
+            )
+        axes.axvline(scale.places[0], color=ORANGE, linewidth=6, alpha=0.3, zorder=0, label="value of the best")
+        crowded = max(map(len, scale.labels)) * len(scale.labels) > 34
+        axes.set_xticks(
+            scale.ticks,
+            [_plain(label) for label in scale.labels],
+            rotation=35 if crowded else 0,
+            ha="right" if crowded else "center",
+        )
+        axes.minorticks_off()
+        axes.margins(x=0.15 if scale.categories else 0.08)
+        axes.set_xlabel(_plain(name, 60))
+        axes.grid(alpha=0.3)
+        if number % columns == 0:
+            axes.set_ylabel(score_name)
+    if _falls_far(scores):
+        grid[0, 0].set_yscale("log")
+    drawn = {
+        label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def parallel_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, score_name: str, title: str) -> Figure:
+    """A line for each row of the comparison through its settings to its score, coloured by the score.
+
+    Args:
+        settings: by name: the value of each row, `N` as on the command line, the best row first. No more than twelve
+            settings are drawn.
+        scores: `(N,)` of each row.
+        score_name: with its unit.
+        title: of the figure.
+    """
+    names = list(settings)[:_MOST_SETTINGS]
+    scales = [scale_of(settings[name]) for name in names]
+    scales.append(_scale_of_scores(scores))
+    figure = Figure(figsize=(max(7, 1.5 * len(scales)), 5), layout="constrained")
+    axes = figure.subplots()
+    # lines that share a value lie beside one another, the best one above the others
+    apart = np.linspace(0.02, -0.02, len(scores)) if len(scores) > 1 else np.zeros(1)
+    heights = np.stack(
+        [scale.to_unit(scale.places) + apart for scale in scales[:-1]] + [scales[-1].to_unit(scales[-1].places)]
+    )
+    colours = colormaps["viridis"](0.9 * heights[-1])
+    for row in reversed(range(1, len(scores))):
+        axes.plot(heights[:, row], color=colours[row], linewidth=1.1, alpha=0.75)
+    axes.plot(heights[:, 0], color=ORANGE, linewidth=3.5, label="best")
+    for number, scale in enumerate(scales):
+        axes.axvline(number, color="black", linewidth=0.8)
+        for height, label in zip(scale.to_unit(np.array(scale.ticks)), scale.labels, strict=True):
+            axes.text(
+                number + 0.03,
+                height,
+                _plain(label),
+                fontsize=8,
+                va="center",
+                bbox={"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 1},
+            )
+    axes.set_xticks(
+        range(len(scales)),
+        [*(_plain(name, 60).replace(".", ".\n") for name in names), textwrap.fill(score_name, 16)],
+        fontsize=9,
+    )
+    axes.set(ylim=(-0.06, 1.06), xlim=(-0.1, len(scales) - 0.5), yticks=[])
+    axes.set_title(_titled(title, len(settings)), fontsize=11)
+    for side in ("top", "right", "bottom", "left"):
+        axes.spines[side].set_visible(False)
+    figure.legend(loc="outside lower center", fontsize=9)
+    return figure
+
+
+def _titled(title: str, count: int) -> str:
+    return title if count <= _MOST_SETTINGS else f"{title}\nthe first {_MOST_SETTINGS} of {count} settings"
+
+
+def _plain(text: str, most: int = 18) -> str:
+    """A text of a file as it is: on one line, not too long, and no formula."""
+    text = text if len(text) <= most else text[: most - 1] + "…"
+    return "".join(letter if letter.isprintable() else "?" for letter in text).replace("$", r"\$")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Where the values of a setting stand on an axis.
+
+    Attributes:
+        places: `(N,)` of each value; of categories 0, 1, 2, ...
+        ticks: where something is written.
+        labels: what is written there.
+        log: whether the axis is logarithmic.
+        categories: whether places do no more than tell values apart.
+    """
+
+    places: np.ndarray
+    ticks: Sequence[float]
+    labels: Sequence[str]
+    log: bool = False
+    categories: bool = False
+
+    def to_unit(self, places: np.ndarray) -> np.ndarray:
+        """Places on an axis from 0 to 1."""
+        low, high = self.places.min(), self.places.max()
+        if low == high:
+            return np.full(len(places), 0.5)
+        if self.log:
+            places, low, high = np.log(places), np.log(low), np.log(high)
+        return (places - low) / (high - low)
+
+
+def scale_of(values: Sequence[str]) -> Scale:
+    """The axis that suits a setting: categories unless all are numbers, logarithmic where these are spaced so.
+
+    Args:
+        values: 1 or more, as on the command line.
+    """
+    numbers = {value: _number(value) for value in values}
+    known = sorted({number for number in numbers.values() if number is not None})
+    # a zero among ever smaller numbers: on no axis could they be told apart
+    scattered = len(known) > 2 and known[0] == 0 and known[-1] > 30 * known[1]
+    if None in numbers.values() or scattered:
+        order = sorted(numbers, key=lambda value: (numbers[value] is None, numbers[value] or 0.0, value))
+        shown = order[:: -(-len(order) // 16)]  # more would lie on one another
+        place = {value: float(number) for number, value in enumerate(order)}
+        ticks = [place[value] for value in shown]
+        return Scale(np.array([place[value] for value in values]), ticks, shown, categories=True)
+    places = np.array([numbers[value] for value in values], float)
+    log = len(known) > 2 and known[0] > 0 and _unevenness(np.log(known)) < _unevenness(np.array(known))
+    ticks = known if len(known) <= _MOST_TICKS else _ticks(known[0], known[-1], log)
+    return Scale(places, ticks, [f"{tick:.4g}" for tick in ticks], log=log)
+
+
+def _scale_of_scores(scores: np.ndarray) -> Scale:
+    log = _falls_far(scores)
+    ticks = _ticks(float(scores.min()), float(scores.max()), log)
+    return Scale(scores, ticks, [f"{tick:.4g}" for tick in ticks], log=log)
+
+
+def _falls_far(errors: np.ndarray) -> bool:
+    """Whether most of `errors` would lie on the ground of a linear axis."""
+    errors = errors[np.isfinite(errors)]
+    return len(errors) > 0 and bool(0 < 30 * errors.min() <= errors.max())
+
+
+def _ticks(low: float, high: float, log: bool) -> list[float]:
+    locator = LogLocator(subs=(1.0, 3.0)) if log else MaxNLocator(5)
+    ticks = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
+    return ticks if len(ticks) > 1 else [low, high]
+
+
+def _unevenness(known: np.ndarray) -> float:
+    steps = np.diff(known)
+    return float(steps.std() / steps.mean())
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if value == 0 or 1e-30 < abs(value) < 1e30 else None  # beyond that, figures cannot be drawn
