@@ -14,7 +14,17 @@ from matplotlib.figure import Figure
 
 from digitsum.files import written_whole
 
-_PACKAGES = ("digitsum", "torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numba", "numpy", "scikit-learn")
+_PACKAGES = (
+    "digitsum",
+    "torch",
+    "torchvision",
+    "lightning",
+    "torchmetrics",
+    "hydra-core",
+    "numba",
+    "numpy",
+    "scikit-learn",
+)
 
 
 def write_figure(path: Path, figure: Figure) -> None:
