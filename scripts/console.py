@@ -40,8 +40,7 @@ def run_script(main: Callable[[], Any], config_name: str) -> None:
     from digitsum.resuming import Interrupted
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, not as Hydra prints them
-    keep_heap()
-    _silence_known_messages()
+    prepare_process()
     try:
         main()
     except Interrupted as stop:
@@ -167,6 +166,12 @@ class ComposingBar:
             self._bar.close()
 
 
+def prepare_process() -> None:
+    """What each process that trains or predicts needs: a fast allocator, and no messages that lead nowhere."""
+    keep_heap()
+    _silence_known_messages()
+
+
 def keep_heap() -> None:
     """Let glibc keep large blocks between steps instead of mapping and clearing them anew each time.
 
@@ -189,8 +194,10 @@ def _silence_known_messages() -> None:
         ".*Checkpoint directory .* exists and is not empty.*",  # likewise
     ):
         warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
     # advertisements for other packages; what the scripts say themselves, or have decided
     beginnings = ("💡 Tip", "TPU available", "GPU available", "Loading `train_dataloader`")
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: not record.getMessage().startswith(beginnings)
-    )
+    return not record.getMessage().startswith(beginnings)

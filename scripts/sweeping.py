@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from build import composing_bar, settings_of
-from console import one_line
+from console import one_line, prepare_process
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.utils import JobReturn, JobStatus
@@ -48,6 +48,7 @@ class SweepReport(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave the console to this object: a job's own lines are in its log."""
         if self.count:
+            prepare_process()  # it may be a new one
             self._job_begin = time.time()
             for handler in logging.getLogger().handlers:
                 if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
