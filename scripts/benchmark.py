@@ -3,7 +3,7 @@
     python scripts/benchmark.py                              everything but scaling: under 20 minutes on two cores
     python scripts/benchmark.py --quick                      one short round of training and prediction: it runs
     python scripts/benchmark.py --only training,prediction   some sections: training prediction loading composing
-                                                             startup reader
+                                                             startup profile reader
     python scripts/benchmark.py --only scaling --sizes 1000,10000,100000,1000000
                                                              speed and memory against the size of the data set
 
@@ -57,6 +57,7 @@ ROWS = {  # name: what it is, where it is measured
     "startup/help": ("scripts/train.py --help", "command"),
     "startup/imports": ("import torch, lightning", "command"),
     "startup/first_step": ("scripts/train.py until its first step is done", "command"),
+    "profile/step": ("a step of the bare loop, with the profiler", "trainers.profile_bare"),
     "reader/step": ("the reader's training step", "parts.reader_step"),
 }
 

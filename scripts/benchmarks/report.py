@@ -14,6 +14,7 @@ SECTIONS = {
     "loading": "loading batches of 64, images/s",
     "composing": "composing, canvases/s",
     "startup": "from the command on, seconds",
+    "profile": "where a training step's time goes, images/s",
     "reader": "the reader's training, images/s",
     "scaling": "training on so many images, images/s",
 }

@@ -1,6 +1,7 @@
 """Training and prediction with the reference network: tutorial code, ours, and ours without a Trainer."""
 
 import time
+from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
-from benchmarks.clocks import Found, Job, PeakMemory, StepClock
+from benchmarks.clocks import Found, Job, PeakMemory, StepClock, count_images
 from benchmarks.textbook import textbook_loader, textbook_network
 from build import build_datamodule, build_module, build_trainer, build_training, model_arguments, register
 from console import PROJECT, keep_heap
@@ -79,6 +80,47 @@ def train_many(job: Job) -> Found:
 
 def train_bare(job: Job) -> Found:
     """Our network, loss, optimiser and batches in a loop of a few lines."""
+    clock, total = StepClock(job), job.warmup + job.steps
+    for number, (batch, step) in enumerate(islice(_bare_steps(job), total), 1):
+        step()
+        clock.step(count_images(batch), last=number == total)
+    return {"value": clock.speed}
+
+
+def profile_bare(job: Job) -> Found:
+    """Where the time of such a step goes, by torch's profiler; what it cannot name is `other`."""
+    steps = _bare_steps(job)
+    for _, step in islice(steps, job.warmup):
+        step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        begin = job.now()
+        for _, step in islice(steps, job.steps):
+            step()
+        seconds = job.now() - begin
+    spent = dict.fromkeys((*PARTS.values(), "other"), 0.0)
+    for event in profiler.key_averages():
+        kind = next((kind for name, kind in PARTS.items() if event.key.startswith(name)), "other")
+        spent[kind] += event.self_cpu_time_total / 1e3 / job.steps
+    return {"value": 64 * job.steps / seconds, **{f"{kind} ms": milliseconds for kind, milliseconds in spent.items()}}
+
+
+PARTS = {  # the beginning of a name in torch's profile: what it is in the reference network on a CPU
+    "_BlankStepBackward": "first convolution backward",
+    "_BlankStep": "first convolution with pooling",
+    "_StepBackward": "second convolution backward",
+    "aten::mkldnn_convolution": "second convolution",
+    "aten::max_pool2d": "second pooling",
+    "aten::addmm": "dense layers",
+    "aten::mm": "dense layers backward",
+    "aten::_fused_adamw_": "Adam",
+    "aten::random_": "dropout",
+    "aten::ge": "dropout",
+    "aten::mul": "dropout",
+}
+
+
+def _bare_steps(job: Job) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
+    """Batches, each with what trains a step on it, for ever."""
     keep_heap()
     cfg = _config("train", job, ["data=arrays"], {"data": {"root": job.data}})
     datamodule = build_datamodule(cfg)
@@ -87,15 +129,17 @@ def train_bare(job: Job) -> Found:
     module = build_module(model_arguments(cfg), datamodule).to(job.device).train()
     optimizer = module.configure_optimizers()
     assert isinstance(optimizer, torch.optim.Optimizer)
-    clock, total = StepClock(job), job.warmup + job.steps
-    for number, batch in enumerate(islice(datamodule.train_dataloader(), total), 1):
-        images, sums = batch["images"].to(job.device), batch["sums"].to(job.device)
-        loss = module.net.loss(module.net(images), sums)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        clock.step(len(sums), last=number == total)
-    return {"value": clock.speed}
+    loader = datamodule.train_dataloader()
+    while True:
+        for batch in loader:
+
+            def step(batch: dict[str, Any] = batch) -> None:
+                loss = module.net.loss(module.net(batch["images"].to(job.device)), batch["sums"].to(job.device))
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+            yield batch, step
 
 
 def predict_ours(job: Job) -> Found:
