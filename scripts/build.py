@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -152,14 +153,22 @@ def build_trainer(cfg: DictConfig, *, several: bool = False, **more: Any) -> L.T
     return trainer
 
 
-def build_training(cfg: DictConfig, signals: Signals, *, in_sweep: bool) -> L.Trainer:
+def build_training(
+    cfg: DictConfig, signals: Signals, *, in_sweep: bool, callbacks: Sequence[L.Callback] = ()
+) -> L.Trainer:
     """The Trainer with the config's callbacks and logger, and with what every run has: history, clock, resumption.
+
+    Args:
+        cfg: a run's config.
+        signals: who knows of a signal.
+        in_sweep: whether the run is one of many.
+        callbacks: beside the config's.
 
     Raises:
         InputError: see `build_trainer`.
         SystemExit: several devices for the jobs of a sweep.
     """
-    callbacks = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
+    named = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
     if in_sweep and cfg.trainer.enable_progress_bar is None:
         quiet = OmegaConf.merge(cfg, {"trainer": {"enable_progress_bar": False}})  # bars of jobs only fill the logs
         assert isinstance(quiet, DictConfig)
@@ -170,7 +179,7 @@ def build_training(cfg: DictConfig, signals: Signals, *, in_sweep: bool) -> L.Tr
     trainer = build_trainer(
         cfg,
         several=True,
-        callbacks=[History(run_dir / "history.csv"), Clock(), *callbacks, resumable],
+        callbacks=[History(run_dir / "history.csv"), Clock(), *named, *callbacks, resumable],
         logger=logger,
         plugins=[WholeCheckpointIO()],
         default_root_dir=str(run_dir),

@@ -42,6 +42,7 @@ import csv
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -105,8 +106,10 @@ def main(cfg: DictConfig) -> float | None:
             raise
 
 
-def run(cfg: DictConfig, signals: Signals, *, in_sweep: bool, hparams: dict[str, Any]) -> float | None:
-    """Train one model as `cfg` says; the test set is left alone in a sweep."""
+def run(
+    cfg: DictConfig, signals: Signals, *, in_sweep: bool, hparams: dict[str, Any], callbacks: Sequence[L.Callback] = ()
+) -> float | None:
+    """Train one model as `cfg` says, with `callbacks` beside its own; the test set is left alone in a sweep."""
     if not 0 <= cfg.seed < 2**32:
         raise InputError(f"seed: expected 0 to {2**32 - 1}, got {cfg.seed}")
     run_dir = Path(cfg.run_dir)
@@ -119,7 +122,7 @@ def run(cfg: DictConfig, signals: Signals, *, in_sweep: bool, hparams: dict[str,
     datamodule = build_datamodule(cfg)
     check_counts(arguments, datamodule)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    trainer = build_training(cfg, signals, in_sweep=in_sweep)
+    trainer = build_training(cfg, signals, in_sweep=in_sweep, callbacks=callbacks)
     from_first("data", lambda: str(datamodule.folder))
     datamodule.prepare_data()
     datamodule.setup()
