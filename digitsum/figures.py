@@ -214,12 +214,15 @@ def speeds_figure(
             middle = float(np.median(values))
             axes.barh(f"{name}  ", middle, 0.7, color=GREY if place else BLUE)
             axes.plot([min(values), max(values)], [place, place], color="black", marker="|", markersize=8)
-            axes.annotate(f"{middle:,.0f}", (max(values), place), (6, 0), textcoords="offset points", va="center")
+            axes.annotate(
+                f"{middle:,.0f}", (max(values), place), (6, 0), textcoords="offset points", va="center",
+                bbox={"color": "white", "pad": 1}, zorder=4,
+            )  # fmt: skip
         most = max(max(values) for values in bars.values())
         if heading in limits:
             most = max(most, limits[heading])
             axes.axvline(limits[heading], color=RED, linestyle="--")
-            heading += f" (dashed: every operation at the speed of the best matrix product, {limits[heading]:,.0f})"
+            heading += f" (dashed: the best matrix product, {limits[heading]:,.0f})"
         axes.set(xlim=(0, 1.13 * most), ylim=(len(bars) - 0.5, -0.5))
         axes.set_title(heading, fontsize=10, loc="left")
         axes.xaxis.set_major_formatter("{x:,.0f}")
