@@ -41,8 +41,8 @@ class SweepReport(Callback):
         self._begin = time.time()
         for path in Path(config.hydra.sweep.dir).glob(f"*/{JOB_FILE}"):
             path.unlink()  # of the same sweep, when it was cut short
-        data = settings_of(config.data)
-        if isinstance(data, ComposedData):
+        data, one_device = settings_of(config.data), config.trainer.devices == config.trainer.num_nodes == 1
+        if isinstance(data, ComposedData) and one_device:  # any other sweep is refused by its first job
             SumDataModule(data, progress=composing_bar(data)).prepare_data()
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
