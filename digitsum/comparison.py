@@ -38,6 +38,7 @@ class Run:
         settings: by name, as on the command line; a callback or logger as a whole goes by its class.
         val: `METRICS` of the best checkpoint on the validation set; shares are fractions 0..1.
         test: the same on the test set, or None where it has not been evaluated.
+        train: the same on the training set, or None where it is not recorded.
         curve: for each epoch its number and the mean absolute error on the validation set, NaN where it is not finite.
         images_per_second: in training, the median of the epochs.
         fit_seconds: from the first step to the last; of a run that was resumed, since then.
@@ -48,6 +49,7 @@ class Run:
     settings: Mapping[str, str]
     val: Mapping[str, float]
     test: Mapping[str, float] | None
+    train: Mapping[str, float] | None
     curve: Sequence[tuple[float, float]]
     images_per_second: float
     fit_seconds: float
@@ -73,6 +75,7 @@ def read_run(folder: Path) -> Run:
             settings,
             val=metrics_of(metrics["val"]["model"]),
             test=metrics_of(metrics["test"]["model"]) if "test" in metrics else None,
+            train=metrics_of(metrics["train"]["model"]) if "train" in metrics else None,
             curve=_curve(folder / "history.csv"),
             images_per_second=statistics.median(speeds),
             fit_seconds=_number(timing["fit_seconds"]),

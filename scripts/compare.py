@@ -6,9 +6,10 @@
     python scripts/compare.py --test                         evaluate the best run on the test set
 
 The table has a column for each setting that differs, named as on the command line, and what came of it: metrics of
-the best checkpoint on the validation set (and on the test set, where a run ended with that), images per second in
-training (the median of the epochs) and seconds of training. Runs that differ only in the seed share a line: mean ±
-sample standard deviation. The validation set says which is best. Unfinished and damaged runs are named and left out.
+the best checkpoint on the validation set, its mean absolute error on the training set (how far it overfits), metrics
+on the test set where a run ended with that, images per second in training (the median of the epochs) and seconds of
+training. Runs that differ only in the seed share a line: mean ± sample standard deviation. The validation
+set says which is best. Unfinished and damaged runs are named and left out.
 
 Writes comparison.md (the table), comparison.csv (every run, full numbers), curves.png, settings.png where settings
 differ, and parallel.png where more than two do, into outputs/comparisons/<time>/.
@@ -107,7 +108,8 @@ def table(rows: Sequence["Row"]) -> list[list[str]]:
     """
     from digitsum.comparison import METRICS, printable, shown
 
-    names = [*(f"{split}/{name}" for split in ("val", "test") for name in METRICS), *COLUMNS]
+    val, test = ([f"{split}/{name}" for name in METRICS] for split in ("val", "test"))
+    names = [*val, "train/mae", *test, *COLUMNS]
     names = [name for name in names if any(row.values(name) for row in rows)]
     folded = any(len(row.runs) > 1 for row in rows)
     head = ["rank", *rows[0].settings, *(["runs"] if folded else []), *(COLUMNS.get(name, name) for name in names)]
@@ -158,7 +160,7 @@ def csv_text(rows: Sequence["Row"]) -> str:
 
     runs = [(rank, run) for rank, row in enumerate(rows, 1) for run in row.runs]
     names = differing([run for _, run in runs])
-    numbers = [*(f"{split}/{name}" for split in ("val", "test") for name in METRICS), *COLUMNS]
+    numbers = [*(f"{split}/{name}" for split in ("val", "train", "test") for name in METRICS), *COLUMNS]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["rank", "folder", *names, *numbers])

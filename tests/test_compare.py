@@ -114,12 +114,12 @@ def test_the_numbers_of_a_real_run_are_those_that_it_recorded(finished_run, comp
     found = comparing(finished_run)
     metrics, timing = read_json(finished_run / "metrics.json"), read_json(finished_run / "timing.json")
     (row,) = found.rows
-    for split in ("val", "test"):
+    for split in ("train", "val", "test"):
         for name in ("mse", "mae", "within_5", "exact"):
             assert float(row[f"{split}/{name}"]) == metrics[split]["model"][name]
     assert float(row["images_per_second"]) == timing["epochs"][0]["train_images_per_second"]
     assert float(row["fit_seconds"]) == timing["fit_seconds"]
-    assert "test/mae" in found.lines[0]
+    assert found.lines[0].split()[4:7] == ["val/exact", "train/mae", "test/mae"]
 
 
 def test_copies_of_a_run_in_other_folders_differ_in_nothing(tmp_path, finished_run, comparing):

@@ -22,7 +22,7 @@ from digitsum.runs import find_runs, newest_sweep, read_config
 
 def run(mae=2.0, name="run", **settings):
     found = {key.replace("__", "."): value for key, value in settings.items()}
-    return Run(Path(name), found, metrics_row(mae), None, [(1.0, mae)], 100.0, 1.0, None)
+    return Run(Path(name), found, metrics_row(mae), None, None, [(1.0, mae)], 100.0, 1.0, None)
 
 
 def test_settings_have_the_names_and_values_of_the_command_line(tmp_path):
@@ -120,6 +120,7 @@ TIMING = {"fit_seconds": 1.0, "epochs": [{"train_images_per_second": 5.0}]}
         ("metrics.json", json.dumps({"val": {"model": {**metrics_row(2.0), "mae": True}}})),
         ("metrics.json", json.dumps({"val": {"model": {**metrics_row(2.0), "exact": 1.5}}})),
         ("metrics.json", json.dumps({**METRICS, "test": 3})),
+        ("metrics.json", json.dumps({**METRICS, "train": {"model": {"mae": 1}}})),
         ("metrics.json", json.dumps(METRICS) + " " * 10_000_000),
         ("timing.json", "{}"),
         ("timing.json", json.dumps({**TIMING, "epochs": []})),
