@@ -2,11 +2,14 @@
 
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 import train
-from conftest import TINY
+from conftest import ROOT, TINY
 
 from digitsum.files import read_json
 
@@ -86,3 +89,31 @@ def test_the_data_are_composed_before_the_jobs(sweep, tmp_path):
     assert result.err.count("composing canvases: 100%") == 1
     for folder in (tmp_path / "sweep").glob("0*"):
         assert "composing" not in (folder / "train.log").read_text()
+
+
+@pytest.mark.slow
+def test_jobs_side_by_side_share_the_cores_and_end_as_they_do_one_after_another(tmp_path, datasets_dir):
+    def sweep(folder, *words, threads):
+        places = (f"outputs_dir={tmp_path}", f"data.datasets_dir={datasets_dir}", f"hydra.sweep.dir={folder}")
+        command = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *TINY, *places, *words]
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | threads
+        return subprocess.run(
+            [*command, "seed=0,1,2", "model.lr=1e-3,1e30"], capture_output=True, text=True, env=environment
+        )
+
+    share = max(1, os.cpu_count() // 2)
+    one_by_one = sweep(tmp_path / "a", threads={"OMP_NUM_THREADS": str(share)})
+    together = sweep(tmp_path / "b", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", threads={})
+    for result in (one_by_one, together):
+        assert result.returncode == 1, result.stderr
+        assert re.findall(r"^(\d\d_\S+) failed: the loss is", result.stdout, re.MULTILINE) == [
+            f"{number:02}_seed-{seed}_lr-1e30" for seed, number in enumerate((1, 3, 5))
+        ]
+        assert result.stdout.count("none left") == result.stdout.count("best of 3: ") == 1
+    assert len(re.findall(r"^\d\d_\S+: (?:val/mae \d+\.\d{4}|FAILED), ", together.stdout, re.MULTILINE)) == 6
+    finished = sorted(path.parent.name for path in (tmp_path / "a").glob("*/metrics.json"))
+    assert len(finished) == 3
+    for name in finished:
+        for file in ("history.csv", "metrics.json"):
+            assert (tmp_path / "b" / name / file).read_text() == (tmp_path / "a" / name / file).read_text()
+        assert read_json(tmp_path / "b" / name / "environment.json")["machine"]["torch_threads"] == share
