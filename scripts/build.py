@@ -36,8 +36,9 @@ from digitsum.datamodule import ArraysData, ComposedData, SumDataModule
 from digitsum.errors import InputError
 from digitsum.module import OptimizerSettings, SumModule
 from digitsum.networks import NETWORKS
-from digitsum.resuming import Resumable, Signals
+from digitsum.resuming import Resumable
 from digitsum.runs import LAST_CHECKPOINT
+from digitsum.signals import Signals
 
 
 def register() -> None:

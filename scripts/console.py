@@ -37,7 +37,7 @@ def run_script(main: Callable[[], Any], config_name: str) -> None:
     from omegaconf.errors import OmegaConfBaseException
 
     from digitsum.errors import InputError
-    from digitsum.resuming import Interrupted
+    from digitsum.signals import Interrupted
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, not as Hydra prints them
     prepare_process()

@@ -73,8 +73,9 @@ from digitsum.files import locked, require_space, write_json, write_text
 from digitsum.module import SumModule
 from digitsum.networks.reader import counts_of
 from digitsum.records import environment
-from digitsum.resuming import Interrupted, Signals, trim_events
+from digitsum.resuming import trim_events
 from digitsum.runs import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
+from digitsum.signals import Interrupted, Signals
 from digitsum.training import count_parameters, train
 
 register()

@@ -50,7 +50,7 @@ from schemas import TrainConfig
 from words import flat, key_of, words_of
 
 from digitsum.errors import InputError
-from digitsum.resuming import Interrupted, Signals
+from digitsum.signals import Interrupted, Signals
 from digitsum.spaces import build_space
 from digitsum.studies import REPORT_FILES, best_of, rounded, write_report
 from digitsum.tuning import Pruned, Report, Search, require_optuna

@@ -10,7 +10,7 @@ import console
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from digitsum.resuming import Signals
+from digitsum.signals import Signals
 
 ROOT = Path(__file__).resolve().parent.parent
 

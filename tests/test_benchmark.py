@@ -16,7 +16,7 @@ from hydra.core.global_hydra import GlobalHydra
 from digitsum.datasets import Composition, cached_dataset
 from digitsum.errors import InputError
 from digitsum.networks import build_network
-from digitsum.resuming import Signals
+from digitsum.signals import Signals
 
 ENVIRONMENT = {
     "machine": {"processor": "a processor", "cores": 2, "gpu": None},

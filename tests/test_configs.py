@@ -24,7 +24,7 @@ from schemas import TrainerSettings
 from digitsum.datamodule import ArraysData, ComposedData
 from digitsum.module import SumModule
 from digitsum.networks import NETWORKS
-from digitsum.resuming import Signals
+from digitsum.signals import Signals
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
 

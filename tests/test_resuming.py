@@ -19,7 +19,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from digitsum.checkpoints import load_model
 from digitsum.errors import InputError
-from digitsum.resuming import Interrupted, Resumable, Signals, trim_events
+from digitsum.resuming import Resumable, trim_events
+from digitsum.signals import Interrupted, Signals
 
 # 5 steps an epoch, the last batch smaller; three epochs
 RUN = (
@@ -264,7 +265,7 @@ def test_a_second_signal_does_not_wait_unless_it_repeats_the_first(monkeypatch):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         assert signals.pending == signal.SIGINT
-        monkeypatch.setattr("digitsum.resuming.REPEAT", 0.0)
+        monkeypatch.setattr("digitsum.signals.REPEAT", 0.0)
         with pytest.raises(Interrupted) as caught:
             os.kill(os.getpid(), signal.SIGINT)
         assert caught.value.signum == signal.SIGINT

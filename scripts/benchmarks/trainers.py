@@ -21,7 +21,7 @@ from digitsum.arrays import SumArrays, open_shards
 from digitsum.batches import Batches
 from digitsum.checkpoints import model_of, read_checkpoint
 from digitsum.prediction import write_predictions
-from digitsum.resuming import Signals
+from digitsum.signals import Signals
 
 
 class Textbook(L.LightningModule):
