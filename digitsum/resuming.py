@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from digitsum.batches import Batches
 from digitsum.errors import InputError
 from digitsum.module import SumModule
-from digitsum.signals import Interrupted, Signals
+from digitsum.signals import Signals
 
 
 class Resumable(Checkpoint):
@@ -95,7 +95,7 @@ class Resumable(Checkpoint):
             trainer.save_checkpoint(self.path, weights_only=False)
             self._saved = time.monotonic()
         if signum:
-            raise Interrupted(signum)
+            self.signals.act(signum)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save, after everything else has seen the epoch: Lightning calls `Checkpoint`s last, in their order."""
@@ -173,7 +173,7 @@ class Resumable(Checkpoint):
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
         (signum,) = _agreed(trainer, self.signals.pending)
         if signum:
-            raise Interrupted(signum)
+            self.signals.act(signum)
 
 
 def _agreed(trainer: L.Trainer, *wishes: int) -> list[int]:

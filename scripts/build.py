@@ -14,6 +14,7 @@ from folders import job_folder, run_folder
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -182,7 +183,8 @@ def build_training(
         several=True,
         callbacks=[History(run_dir / "history.csv"), Clock(), *named, *callbacks, resumable],
         logger=logger,
-        plugins=[WholeCheckpointIO()],
+        # a sweep's job is alone: Slurm's variables are its launcher's, and Lightning would requeue a job by itself, too
+        plugins=[WholeCheckpointIO(), *([LightningEnvironment()] if in_sweep else [])],
         default_root_dir=str(run_dir),
     )
     if in_sweep and trainer.num_devices * trainer.num_nodes > 1:

@@ -45,8 +45,9 @@ def run_script(main: Callable[[], Any], config_name: str) -> None:
         main()
     except Interrupted as stop:
         sys.exit(128 + stop.signum)
-    except (InputError, HydraException, OmegaConfBaseException) as error:
-        if os.environ.get("DIGITSUM_DEBUG") == "1":
+    except Exception as error:
+        mistake = isinstance(error, InputError | HydraException | OmegaConfBaseException) or _of_submitit(error)
+        if not mistake or os.environ.get("DIGITSUM_DEBUG") == "1":
             raise
         message = one_line(error)
         sys.exit(f"error: {message}{did_you_mean(message, config_name)}")
@@ -95,12 +96,21 @@ def one_line(error: BaseException) -> str:
             return str(cause)
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
+    if _of_submitit(error):  # sbatch's words; or a lost job's state, its output, of which the last line says most
+        lines = [line.strip("- ") for line in str(error).splitlines() if line.strip("- ")]
+        return "; ".join(lines if len(lines) < 4 else [*lines[:2], lines[-1]])
     words = [str(error)]
     if error.__cause__ is not None and type(error).__module__.startswith("hydra"):
         words.append(str(error.__cause__))
     lines = [line.strip() for line in "\n".join(words).splitlines()]
+    if re.search("'hydra/launcher/submitit_(slurm|local)'", lines[0]):
+        return "this launcher needs submitit; install it with: pip install -e '.[slurm]' -c constraints.txt"
     # the object's type is of use to a programmer alone
     return "; ".join(line for line in lines if line and not line.startswith(("object_type=", "reference_type=")))
+
+
+def _of_submitit(error: BaseException) -> bool:
+    return type(error).__module__.startswith("submitit.")
 
 
 def did_you_mean(message: str, config_name: str) -> str:
