@@ -10,9 +10,10 @@ from typing import Any
 import lightning as L
 import torch
 from console import PROJECT, ComposingBar
-from folders import job_folder, run_folder
+from folders import job_folder, run_folder, swept
 from hydra.core.config_store import ConfigStore
 from hydra.errors import InstantiationException
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import TQDMProgressBar
@@ -30,6 +31,7 @@ from schemas import (
     TrainerSettings,
     model_schema,
 )
+from words import key_of
 
 from digitsum.callbacks import Clock, History
 from digitsum.checkpoints import WholeCheckpointIO
@@ -194,20 +196,21 @@ def build_training(
 
 
 def hparams(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
-    """What TensorBoard's HPARAMS tab shows of a run: its main settings and all that its command names.
+    """What TensorBoard's HPARAMS tab shows: of a sweep's job what differs, of a single run what its command names.
 
-    The tab shows the first few of whatever it gets, in alphabetical order: with every setting among them, those that
-    matter would be out of sight.
+    A single run also has its main settings there. The tab shows the first few of whatever it gets, in alphabetical
+    order: with more among them, those that matter would be out of sight.
 
     Args:
         cfg: the run's config.
         hydra: Hydra's own config, which knows the command.
     """
-    named = {key.partition("=")[0].lstrip("+~") for key in hydra.overrides.task}
-    groups = {group: name for group, name in hydra.runtime.choices.items() if group in ("data", "model", "experiment")}
-    values: dict[str, Any] = {group: name for group, name in groups.items() if name is not None}
-    for key in sorted({"model.lr", "seed", "trainer.max_epochs"} | named - hydra.runtime.choices.keys()):
-        value = OmegaConf.select(cfg, key)
-        if not key.endswith(("_dir", "root")):
+    words, keys = hydra.overrides.task, {"data", "model", "experiment", "model.lr", "seed", "trainer.max_epochs"}
+    if hydra.mode == RunMode.MULTIRUN and swept(words):
+        words, keys = swept(words), set[str]()
+    values: dict[str, Any] = {}
+    for key in sorted(keys | {key_of(word) for word in words}):
+        value = hydra.runtime.choices[key] if key in hydra.runtime.choices else OmegaConf.select(cfg, key)
+        if not key.endswith(("_dir", "root")) and not (key in hydra.runtime.choices and value is None):
             values[key] = value if isinstance(value, int | float | str | bool) else str(value)
     return values

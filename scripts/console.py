@@ -198,6 +198,7 @@ def keep_heap() -> None:
 def _silence_known_messages() -> None:
     """Drop messages that a user can do nothing about or should not follow."""
     for message in (
+        ".*is smaller than the logging interval.*",  # what is logged by the step counts on from epoch to epoch
         ".*does not have many workers.*",  # data in memory maps is gathered faster without worker processes
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # inside Lightning
         ".*Experiment logs directory .* exists.*",  # it is the run's own folder, made by Hydra

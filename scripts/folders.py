@@ -79,20 +79,22 @@ def _run_folder(outputs_dir: str, resume: str | None) -> str:
 def job_folder(number: int, overrides: list[str]) -> str:
     """A sweep job's folder: its number and what differs, in letters, digits, `.`, `_` and `-` alone.
 
-    A key that the command line gives a single value is the same for all jobs and left out.
-
     Example:
         >>> job_folder(3, ["model.lr=0.0003", "seed=1"])
         '03_lr-3e-4_seed-1'
     """
     words = [f"{number:02d}"]
-    fixed = {word.partition("=")[0] for word in sys.argv[1:] if "=" in word and not _is_sweep(word)}
-    for override in overrides:
+    for override in swept(overrides):
         key, _, value = override.partition("=")
-        if key not in fixed:
-            key, value = key.lstrip("+~"), value.replace("e+", "e")
-            words.append(re.sub(r"[^A-Za-z0-9._]+", "-", f"{key.rpartition('.')[2]}-{_short(value)}").strip("-"))
+        key, value = key.lstrip("+~"), value.replace("e+", "e")
+        words.append(re.sub(r"[^A-Za-z0-9._]+", "-", f"{key.rpartition('.')[2]}-{_short(value)}").strip("-"))
     return "_".join(words)[:120]  # a file system takes 255 bytes a name
+
+
+def swept(overrides: list[str]) -> list[str]:
+    """Those of a job's overrides that differ between the jobs of a sweep: the command line gives no single value."""
+    fixed = {word.partition("=")[0] for word in sys.argv[1:] if "=" in word and not _is_sweep(word)}
+    return [override for override in overrides if override.partition("=")[0] not in fixed]
 
 
 def _is_sweep(word: str) -> bool:

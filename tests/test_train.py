@@ -108,17 +108,27 @@ def test_tensorboard_has_all_stages_pictures_and_hyperparameters(finished_run):
     assert "_hparams_/session_start_info" in board.summary_metadata
 
 
-def test_the_hparams_tab_has_the_main_settings_and_what_the_command_names(tiny, tmp_path):
-    assert tiny("-m", "model.lr=1e-3,3e-4", "trainer.max_epochs=1", "experiment=smoke").code == 0
-    (sweep,) = (tmp_path / "sweeps").iterdir()
-    content = board_of(sweep / "01_lr-3e-4").summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    values = HParamsPluginData.FromString(content).session_start_info.hparams
-    assert values["model.lr"].number_value == 3e-4
-    assert values["model"].string_value == "two_conv"
-    assert values["data"].string_value == "demo"
-    assert values["experiment"].string_value == "smoke"
-    assert values["data.num_train"].number_value == 40
+def hparams_of(folder):
+    content = board_of(folder).summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    return {
+        name: getattr(value, value.WhichOneof("kind"))
+        for name, value in HParamsPluginData.FromString(content).session_start_info.hparams.items()
+    }
+
+
+def test_the_hparams_tab_has_the_main_settings_of_a_run_and_what_its_command_names(tiny, tmp_path):
+    assert tiny("experiment=smoke", "model.hidden_units=9").code == 0
+    values = hparams_of(next((tmp_path / "runs").iterdir()))
+    assert (values["data"], values["model"]) == ("demo", "two_conv")
+    assert (values["experiment"], values["model.lr"], values["seed"]) == ("smoke", 1e-3, 0)
+    assert (values["model.hidden_units"], values["data.num_train"]) == (9, 40)
     assert not [name for name in values if name.endswith(("_dir", "root"))]
+
+
+def test_the_hparams_tab_has_what_differs_between_the_jobs_of_a_sweep(tiny, tmp_path):
+    assert tiny("-m", "model.lr=1e-3,3e-4", "model.pooling=max,average", "seed=3").code == 0
+    (sweep,) = (tmp_path / "sweeps").iterdir()
+    assert hparams_of(sweep / "03_lr-3e-4_pooling-average") == {"model.lr": 3e-4, "model.pooling": "average"}
 
 
 def test_a_single_run_prints_table_paths_and_the_next_commands(tiny):
