@@ -133,7 +133,8 @@ def cell(name: str, values: Sequence[float]) -> str:
     elif name != "num_parameters" and mean > 0:
         digits = 3 - math.floor(math.log10(mean))
         form = f",.{min(max(0, digits), 6)}f" if digits > -6 else ".3e"
-    return f"{mean:{form}}" + (f" ± {spread:{form}}" if len(values) > 1 else "") + unit
+    varies = len(values) > 1 and (name != "num_parameters" or spread > 0)
+    return f"{mean:{form}}" + (f" ± {spread:{form}}" if varies else "") + unit
 
 
 def aligned(lines: Sequence[Sequence[str]]) -> str:

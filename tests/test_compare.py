@@ -262,3 +262,8 @@ def test_hundreds_of_runs_are_compared(tmp_path, comparing):
     assert len(found.rows) == 300
     assert [line.split()[0] for line in found.lines[1:11]] == [str(rank) for rank in range(1, 11)]
     assert found.text.count("±") == 10 * 6
+
+
+def test_the_same_number_of_parameters_has_no_spread():
+    assert compare.cell("num_parameters", [2_640_513.0, 2_640_513.0]) == "2,640,513"
+    assert compare.cell("num_parameters", [5.0, 7.0]) == "6 ± 1"
