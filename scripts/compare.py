@@ -19,6 +19,7 @@ import argparse
 import csv
 import io
 import math
+import os
 import re
 import statistics
 import subprocess
@@ -236,3 +237,5 @@ if __name__ == "__main__":
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever reads the table, `head` say, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what Python flushes when it ends

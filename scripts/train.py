@@ -17,7 +17,8 @@ Settings, as key=value:
                                            ddp: trainer.devices=2, several devices, of a process each
     callbacks=default|early_stopping       callbacks.early_stopping.patience=3
     logger=tensorboard|csv|none
-    experiment=NAME                        a file of conf/experiment/ on top of all this
+    experiment=NAME                        a file of conf/experiment/ on top of all this; some are sweeps
+    hydra/launcher=joblib|slurm            a sweep's jobs side by side (hydra.launcher.n_jobs=2), or on a cluster
     seed=0                                 of weights, dropout and the order of the images
     test=true|false                        evaluate the test set at the end of a single run
     resume=FOLDER|latest                   go on in a run's folder, with the settings that it recorded

@@ -267,3 +267,18 @@ def test_hundreds_of_runs_are_compared(tmp_path, comparing):
 def test_the_same_number_of_parameters_has_no_spread():
     assert compare.cell("num_parameters", [2_640_513.0, 2_640_513.0]) == "2,640,513"
     assert compare.cell("num_parameters", [5.0, 7.0]) == "6 ± 1"
+
+
+def test_a_reader_of_the_table_that_has_seen_enough_meets_no_traceback(tmp_path):
+    fake_run(tmp_path / "runs" / "a")
+    command = [
+        sys.executable,
+        str(ROOT / "scripts" / "compare.py"),
+        str(tmp_path / "runs"),
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
