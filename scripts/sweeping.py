@@ -141,4 +141,5 @@ class SweepReport(Callback):
         if scores:
             best = min(scores, key=lambda name: scores[name])
             lines.append(f"best of {len(scores)}: {best} ({monitor} {scores[best]:.4f})")
-        print("\n".join(["", *lines, f"results are in {folder}", f"next:\n  python scripts/compare.py '{folder}'"]))
+        commands = f"next:\n  python scripts/compare.py '{folder}'\n  tensorboard --logdir '{folder}'"
+        print("\n".join(["", *lines, f"results are in {folder}", commands]))
