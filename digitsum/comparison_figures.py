@@ -224,13 +224,13 @@ def scale_of(values: Sequence[str]) -> Scale:
     places = np.array([numbers[value] for value in values], float)
     log = len(known) > 2 and known[0] > 0 and _unevenness(np.log(known)) < _unevenness(np.array(known))
     ticks = known if len(known) <= _MOST_TICKS else _ticks(known[0], known[-1], log)
-    return Scale(places, ticks, [f"{tick:.4g}" for tick in ticks], log=log)
+    return Scale(places, ticks, [_tick(tick) for tick in ticks], log=log)
 
 
 def _scale_of_scores(scores: np.ndarray) -> Scale:
     log = _falls_far(scores)
     ticks = _ticks(float(scores.min()), float(scores.max()), log)
-    return Scale(scores, ticks, [f"{tick:.4g}" for tick in ticks], log=log)
+    return Scale(scores, ticks, [_tick(tick) for tick in ticks], log=log)
 
 
 def _falls_far(errors: np.ndarray) -> bool:
@@ -243,6 +243,11 @@ def _ticks(low: float, high: float, log: bool) -> list[float]:
     locator = LogLocator(subs=(1.0, 3.0)) if log else MaxNLocator(5)
     ticks = [float(tick) for tick in locator.tick_values(low, high) if low <= tick <= high]
     return ticks if len(ticks) > 1 else [low, high]
+
+
+def _tick(value: float) -> str:
+    # 12000, not 1.2e+04
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e6 else f"{value:.4g}"
 
 
 def _unevenness(known: np.ndarray) -> float:

@@ -239,6 +239,7 @@ def test_numbers_that_are_spaced_so_have_a_logarithmic_axis():
     scale = scale_of(["0.001", "0.1", "0.01"])
     assert scale.ticks == [0.001, 0.01, 0.1]
     assert np.allclose(scale.to_unit(scale.places), [0, 1, 0.5])
+    assert scale_of(["3000", "24000", "12000", "6000"]).labels == ["3000", "6000", "12000", "24000"]
 
 
 @pytest.mark.parametrize(
