@@ -100,7 +100,13 @@ def started(*words, path=None):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM")}
     environment["PATH"] = os.pathsep.join([str(path), *os.get_exec_path()] if path else os.get_exec_path())
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    def heed_ctrl_c():  # tests in the background of a shell are deaf to it, and so would be what they start
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed_ctrl_c
+    )
 
 
 def lines_of(text):
