@@ -102,9 +102,10 @@ def one_line(error: BaseException) -> str:
     words = [str(error)]
     if error.__cause__ is not None and type(error).__module__.startswith("hydra"):
         words.append(str(error.__cause__))
-    lines = [line.strip() for line in "\n".join(words).splitlines()]
-    if re.search("'hydra/launcher/submitit_(slurm|local)'", lines[0]):
+    text = "\n".join(words)
+    if re.search("'hydra/launcher/submitit_(slurm|local)'", text):
         return "this launcher needs submitit; install it with: pip install -e '.[slurm]' -c constraints.txt"
+    lines = [line.strip() for line in text.splitlines()]
     # the object's type is of use to a programmer alone
     return "; ".join(line for line in lines if line and not line.startswith(("object_type=", "reference_type=")))
 

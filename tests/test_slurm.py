@@ -15,6 +15,7 @@ import torch
 import train
 from conftest import ROOT, TINY
 from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
 
 from digitsum.files import read_json
 from digitsum.module import SumModule
@@ -191,6 +192,7 @@ def test_a_process_without_handlers_stops_at_sigterm_and_takes_no_sigusr2():
 
 @pytest.mark.parametrize("launcher", ["slurm", "submitit_local"])
 def test_without_the_extra_a_line_says_what_to_install(command, monkeypatch, launcher):
+    Plugins.instance()  # they make their configs known
     known = ConfigStore.instance().repo["hydra"]["launcher"]
     for name in ("submitit_slurm.yaml", "submitit_local.yaml"):
         monkeypatch.delitem(known, name, raising=False)

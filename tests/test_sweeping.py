@@ -10,6 +10,7 @@ import sys
 import pytest
 import train
 from conftest import ROOT, TINY
+from console import one_line
 
 from digitsum.files import read_json
 
@@ -117,3 +118,7 @@ def test_jobs_side_by_side_share_the_cores_and_end_as_they_do_one_after_another(
         for file in ("history.csv", "metrics.json"):
             assert (tmp_path / "b" / name / file).read_text() == (tmp_path / "a" / name / file).read_text()
         assert read_json(tmp_path / "b" / name / "environment.json")["machine"]["torch_threads"] == share
+
+
+def test_a_job_that_fails_without_a_word_is_no_mistake_of_the_report():
+    assert one_line(AssertionError()) == ""
