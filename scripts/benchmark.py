@@ -36,7 +36,8 @@ from typing import Any
 
 from benchmarks.clocks import Found, Job
 from benchmarks.report import SECTIONS, Report
-from console import PROJECT, ComposingBar
+
+from digitsum.cli.console import PROJECT, ComposingBar
 
 SCRIPTS = Path(__file__).resolve().parent
 
@@ -65,7 +66,7 @@ ROWS = {  # name: what it is, where it is measured
 def main() -> None:
     """Measure, print and write."""
     arguments = parse()
-    from digitsum.datasets import Composition, cached_dataset
+    from digitsum.data.composed import Composition, cached_dataset
 
     benchmarks = arguments.outputs_dir.absolute() / "benchmarks"
     benchmarks.mkdir(parents=True, exist_ok=True)
@@ -89,7 +90,7 @@ def main() -> None:
         if not arguments.quick:  # a whole epoch, to tell what is between the steps from chance
             jobs |= {name: replace(jobs[name], steps=365) for name in jobs.keys() & {"training/ours", "training/bare"}}
         found = take_turns(jobs, arguments.rounds, datasets, arguments.keras_python)
-    from digitsum.records import environment
+    from digitsum.runs.environment import environment
 
     labels = {name: label for name, (label, _) in ROWS.items()}
     report = Report(found, labels, arguments.accelerator, environment(Path(PROJECT)))

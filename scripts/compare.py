@@ -30,10 +30,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from console import PROJECT
+from digitsum.cli.console import PROJECT
 
 if TYPE_CHECKING:  # imported in main: --help is answered before
-    from digitsum.comparison import Row, Run
+    from digitsum.runs.comparison import Row, Run
 
 COLUMNS = {"num_parameters": "parameters", "images_per_second": "images/s", "fit_seconds": "fit s"}
 SCORES = {
@@ -47,10 +47,10 @@ SCORES = {
 def main(words: Sequence[str] | None = None) -> None:
     """Compare the runs that the command line names."""
     arguments = parse(words)
-    from digitsum.comparison import METRICS, compare, printable, read_runs
     from digitsum.errors import InputError
     from digitsum.files import write_text
-    from digitsum.runs import find_runs, newest_sweep
+    from digitsum.runs.comparison import METRICS, compare, printable, read_runs
+    from digitsum.runs.locate import find_runs, newest_sweep
 
     outputs = arguments.outputs_dir.absolute()
     folders = arguments.folders or [newest_sweep(outputs)]
@@ -107,7 +107,7 @@ def table(rows: Sequence["Row"]) -> list[list[str]]:
     Numbers have four digits, shares are in per cent; of several runs they are mean ± sample standard deviation. Columns
     of which no row has anything are left out.
     """
-    from digitsum.comparison import METRICS, printable, shown
+    from digitsum.runs.comparison import METRICS, printable, shown
 
     val, test = ([f"{split}/{name}" for name in METRICS] for split in ("val", "test"))
     names = [*val, "train/mae", *test, *COLUMNS]
@@ -158,7 +158,7 @@ def escaped(text: str) -> str:
 
 def csv_text(rows: Sequence["Row"]) -> str:
     """Every run in the order of `rows`, with full numbers; what it lacks stays empty."""
-    from digitsum.comparison import ABSENT, METRICS, Row, differing, printable
+    from digitsum.runs.comparison import ABSENT, METRICS, Row, differing, printable
 
     runs = [(rank, run) for rank, row in enumerate(rows, 1) for run in row.runs]
     names = differing([run for _, run in runs])
@@ -178,10 +178,10 @@ def evaluate(run: "Run", folder: Path, outputs: Path) -> dict[str, float]:
     Raises:
         InputError: it cannot be evaluated.
     """
-    from digitsum.comparison import metrics_of
     from digitsum.errors import InputError
     from digitsum.files import read_json
-    from digitsum.runs import BEST_CHECKPOINT, METRICS_FILE
+    from digitsum.runs.comparison import metrics_of
+    from digitsum.runs.locate import BEST_CHECKPOINT, METRICS_FILE
 
     def quoted(path: Path) -> str:  # for Hydra's command line
         return "'" + re.sub(r"(\\*)'", r"\1\1\\'", str(path)) + "'"
@@ -204,9 +204,9 @@ def draw(folder: Path, rows: Sequence["Row"], sort: str) -> None:
     """Write the figures of a comparison."""
     import numpy as np
 
-    from digitsum.comparison import ABSENT, labels
-    from digitsum.comparison_figures import curves_figure, parallel_figure, settings_figure
-    from digitsum.records import write_figure
+    from digitsum.runs.comparison import ABSENT, labels
+    from digitsum.runs.comparison_figures import curves_figure, parallel_figure, settings_figure
+    from digitsum.runs.environment import write_figure
 
     runs = [run for row in rows for run in row.runs]
     groups = [(label, [np.array(run.curve) for run in row.runs]) for label, row in zip(labels(rows), rows, strict=True)]

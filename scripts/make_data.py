@@ -17,7 +17,7 @@ Writes train/, val/ and test/ with shards data0.npy, lab0.npy, ..., what was dra
 canvases.png. Train on it with: python scripts/train.py data=arrays data.root=FOLDER
 """
 
-from console import PROJECT, answer_help, log, reports_mistakes, run_script
+from digitsum.cli.console import PROJECT, answer_help, log, reports_mistakes, run_script
 
 if __name__ == "__main__":
     answer_help(__doc__)  # before the imports below, which take seconds
@@ -25,16 +25,16 @@ if __name__ == "__main__":
 from pathlib import Path
 
 import hydra
-from build import composing_bar, register, settings_of
 from omegaconf import DictConfig
 
-from digitsum.arrays import open_splits
-from digitsum.datamodule import ComposedData
-from digitsum.datasets import write_dataset
+from digitsum.cli.build import composing_bar, register, settings_of
+from digitsum.data.composed import write_dataset
+from digitsum.data.datamodule import ComposedData
+from digitsum.data.shards import open_splits
 from digitsum.errors import InputError
 from digitsum.figures import canvases_figure
 from digitsum.files import read_json
-from digitsum.records import write_figure
+from digitsum.runs.environment import write_figure
 
 register()
 

@@ -27,7 +27,7 @@ outputs/predictions/<time>/; for a model that reads digits also overlays.png and
 reliability.png.
 """
 
-from console import PROJECT, answer_help, log, log_written, reports_mistakes, run_script
+from digitsum.cli.console import PROJECT, answer_help, log, log_written, reports_mistakes, run_script
 
 if __name__ == "__main__":
     answer_help(__doc__)  # before the imports below, which take seconds
@@ -37,21 +37,21 @@ from typing import Any
 
 import hydra
 import torch
-from build import build_trainer, composing_bar, register, settings_of
 from omegaconf import DictConfig
 
-from digitsum.arrays import ImageArrays, SumArrays, open_shards, read_images
-from digitsum.batches import Batches
-from digitsum.checkpoints import model_of, read_checkpoint
-from digitsum.datamodule import ComposedData, SumDataModule, data_of
+from digitsum.cli.build import build_trainer, composing_bar, register, settings_of
+from digitsum.data.batches import Batches
+from digitsum.data.datamodule import ComposedData, SumDataModule, data_of
+from digitsum.data.glyphs import SPLITS
+from digitsum.data.pictures import SUFFIXES, PictureBatches, find_pictures
+from digitsum.data.shards import ImageArrays, SumArrays, open_shards, read_images
 from digitsum.errors import InputError
-from digitsum.evaluation import metrics_table
+from digitsum.evaluation.evaluate import metrics_table
+from digitsum.evaluation.predict import write_predictions
+from digitsum.evaluation.transcription import ReadingAccuracy, find_truth
 from digitsum.files import is_folder
-from digitsum.glyphs import SPLITS
-from digitsum.pictures import SUFFIXES, PictureBatches, find_pictures
-from digitsum.prediction import write_predictions
-from digitsum.readings import ReadingAccuracy, find_truth
-from digitsum.runs import BEST_CHECKPOINT, newest_run
+from digitsum.models.checkpoints import model_of, read_checkpoint
+from digitsum.runs.locate import BEST_CHECKPOINT, newest_run
 
 register()
 

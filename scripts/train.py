@@ -34,7 +34,7 @@ A run leaves checkpoints, figures, metrics, history, config and versions in outp
 outputs/sweeps/<time>/<job>/. Look at them with: tensorboard --logdir outputs
 """
 
-from console import PROJECT, answer_help, log, log_written, reports_mistakes, run_script
+from digitsum.cli.console import PROJECT, answer_help, log, log_written, reports_mistakes, run_script
 
 if __name__ == "__main__":
     answer_help(__doc__)  # before the imports below, which take seconds
@@ -52,7 +52,11 @@ import hydra
 import lightning as L
 import torch
 import yaml
-from build import (
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from digitsum.cli.build import (
     build_datamodule,
     build_module,
     build_training,
@@ -60,24 +64,20 @@ from build import (
     model_arguments,
     register,
 )
-from folders import from_first, is_first
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
-from recorded import recorded_config
-
-from digitsum.checkpoints import read_checkpoint, save_safetensors
-from digitsum.datamodule import ComposedData, SumDataModule
+from digitsum.cli.output_dirs import from_first, is_first
+from digitsum.cli.resume_config import recorded_config
+from digitsum.data.datamodule import ComposedData, SumDataModule
 from digitsum.errors import InputError
-from digitsum.evaluation import metrics_table
+from digitsum.evaluation.evaluate import metrics_table
 from digitsum.files import locked, require_space, write_json, write_text
-from digitsum.module import SumModule
-from digitsum.networks.reader import counts_of
-from digitsum.records import environment
-from digitsum.resuming import trim_events
-from digitsum.runs import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
-from digitsum.signals import Interrupted, Signals
-from digitsum.training import count_parameters, train
+from digitsum.models.checkpoints import read_checkpoint, save_safetensors
+from digitsum.models.module import SumModule
+from digitsum.models.reader import counts_of
+from digitsum.runs.environment import environment
+from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
+from digitsum.training.resume import trim_events
+from digitsum.training.run import count_parameters, train
+from digitsum.training.signals import Interrupted, Signals
 
 register()
 

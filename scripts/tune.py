@@ -21,7 +21,7 @@ Start the command several times to search with several processes, in several ter
 and prints the command that trains the best trial's model again. The test set is left alone.
 """
 
-from console import PROJECT, answer_help, log, one_line, reports_mistakes, run_script
+from digitsum.cli.console import PROJECT, answer_help, log, one_line, reports_mistakes, run_script
 
 if __name__ == "__main__":
     answer_help(__doc__)  # before the imports below, which take seconds
@@ -41,19 +41,19 @@ from typing import Any
 
 import hydra
 import train
-from build import build_datamodule, build_training, model_arguments
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
-from schemas import TrainConfig
-from words import flat, key_of, words_of
 
+from digitsum.cli.build import build_datamodule, build_training, model_arguments
+from digitsum.cli.overrides import flat, key_of, words_of
+from digitsum.cli.schemas import TrainConfig
 from digitsum.errors import InputError
-from digitsum.signals import Interrupted, Signals
-from digitsum.spaces import build_space
-from digitsum.studies import REPORT_FILES, best_of, rounded, write_report
-from digitsum.tuning import Pruned, Report, Search, require_optuna
+from digitsum.training.signals import Interrupted, Signals
+from digitsum.tuning.report import REPORT_FILES, best_of, rounded, write_report
+from digitsum.tuning.search import Pruned, Report, Search, require_optuna
+from digitsum.tuning.space import build_space
 
 
 @dataclass

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import console
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
-from digitsum.signals import Signals
+from digitsum.cli import console
+from digitsum.training.signals import Signals
 
 ROOT = Path(__file__).resolve().parent.parent
 

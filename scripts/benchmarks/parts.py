@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clocks import Found, Job, count_images
-from console import keep_heap
+from digitsum.cli.console import keep_heap
 
 MATRICES = (1024, 2048, 4096)
 """The sides of the square matrices whose products are the limit."""
@@ -23,9 +23,9 @@ def limit(job: Job) -> Found:
     Every operation of the textbook's network is counted: a way that skips some of them can be faster than this.
     """
     import torch
-    from benchmarks.textbook import textbook_network, training_flops
 
-    from digitsum.arrays import open_shards
+    from benchmarks.textbook import textbook_network, training_flops
+    from digitsum.data.shards import open_shards
 
     image_size = open_shards(Path(job.data, "train")).images.image_size
     flops = training_flops(textbook_network(image_size), image_size)
@@ -44,8 +44,8 @@ def limit(job: Job) -> Found:
 def load_ours(job: Job) -> Found:
     """Shuffled batches off the memory map, uint8."""
     keep_heap()
-    from digitsum.arrays import open_shards
-    from digitsum.batches import Batches
+    from digitsum.data.batches import Batches
+    from digitsum.data.shards import open_shards
 
     return _read_all(job, Batches(open_shards(Path(job.data, "train")), 64, shuffle_seed=0))
 
@@ -53,8 +53,7 @@ def load_ours(job: Job) -> Found:
 def load_textbook(job: Job, num_workers: int = 0) -> Found:
     """Shuffled batches of a TensorDataset, float."""
     from benchmarks.textbook import textbook_loader
-
-    from digitsum.arrays import open_shards
+    from digitsum.data.shards import open_shards
 
     arrays = open_shards(Path(job.data, "train"))
     assert arrays.sums is not None
@@ -81,8 +80,8 @@ def compose_canvases(job: Job) -> Found:
     """Canvases of the default layout per second, on one core."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    from digitsum.canvases import Layout, compose
-    from digitsum.glyphs import load_glyph_pools
+    from digitsum.data.canvases import Layout, compose
+    from digitsum.data.glyphs import load_glyph_pools
 
     pool, layout, size = load_glyph_pools("bundled")["train"], Layout(), 1_000
     compose(layout, pool, seed=0, stream=0, start=0, count=size)
@@ -102,10 +101,10 @@ def reader_step(job: Job) -> Found:
     keep_heap()
     import torch
 
-    from digitsum.arrays import open_shards
-    from digitsum.augmentation import Augmentation
-    from digitsum.batches import Batches
-    from digitsum.networks.reader import Reader
+    from digitsum.data.augmentation import Augmentation
+    from digitsum.data.batches import Batches
+    from digitsum.data.shards import open_shards
+    from digitsum.models.reader import Reader
 
     torch.manual_seed(0)
     batch = next(iter(Batches(open_shards(Path(job.data, "train")), 64)))

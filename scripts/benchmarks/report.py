@@ -71,7 +71,7 @@ class Report:
             `skipped`, the reason why it could not be measured.
         labels: what each row is; a row without a label is called by the second part of its name.
         accelerator: `cpu` or `gpu`.
-        environment: see `digitsum.records.environment`.
+        environment: see `digitsum.runs.environment.environment`.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Report:
         """Write `benchmark.json` and the figures: `benchmark.png` of speeds, `scaling.png` of the section scaling."""
         from digitsum.figures import scaling_figure, speeds_figure
         from digitsum.files import write_json
-        from digitsum.records import write_figure
+        from digitsum.runs.environment import write_figure
 
         rounds = max(map(len, self.found.values()))
         title = f"{self.machine}: medians of {rounds} round(s), from the lowest to the highest"

@@ -9,19 +9,19 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
-from benchmarks.clocks import Found, Job, PeakMemory, StepClock, count_images
-from benchmarks.textbook import textbook_loader, textbook_network
-from build import build_datamodule, build_module, build_trainer, build_training, model_arguments, register
-from console import PROJECT, keep_heap
 from hydra import compose, initialize_config_dir
 from lightning.pytorch.callbacks import LambdaCallback
 from omegaconf import DictConfig, OmegaConf
 
-from digitsum.arrays import SumArrays, open_shards
-from digitsum.batches import Batches
-from digitsum.checkpoints import model_of, read_checkpoint
-from digitsum.prediction import write_predictions
-from digitsum.signals import Signals
+from benchmarks.clocks import Found, Job, PeakMemory, StepClock, count_images
+from benchmarks.textbook import textbook_loader, textbook_network
+from digitsum.cli.build import build_datamodule, build_module, build_trainer, build_training, model_arguments, register
+from digitsum.cli.console import PROJECT, keep_heap
+from digitsum.data.batches import Batches
+from digitsum.data.shards import SumArrays, open_shards
+from digitsum.evaluation.predict import write_predictions
+from digitsum.models.checkpoints import model_of, read_checkpoint
+from digitsum.training.signals import Signals
 
 
 class Textbook(L.LightningModule):

@@ -1,0 +1,216 @@
+"""From configs to objects: registers the schemas with Hydra and builds what a script needs from a checked config."""
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.core.config_store import ConfigStore
+from hydra.errors import InstantiationException
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.loggers import Logger
+from omegaconf import DictConfig, OmegaConf
+
+from digitsum.cli.console import PROJECT, ComposingBar
+from digitsum.cli.output_dirs import job_folder, run_folder, swept
+from digitsum.cli.overrides import key_of
+from digitsum.cli.schemas import (
+    CheckpointSettings,
+    CSVSettings,
+    EarlyStoppingSettings,
+    MakeDataConfig,
+    PicturesSettings,
+    PredictConfig,
+    TensorBoardSettings,
+    TrainConfig,
+    TrainerSettings,
+    model_schema,
+)
+from digitsum.data.datamodule import ArraysData, ComposedData, SumDataModule
+from digitsum.errors import InputError
+from digitsum.models.checkpoints import WholeCheckpointIO
+from digitsum.models.module import OptimizerSettings, SumModule
+from digitsum.models.registry import NETWORKS
+from digitsum.runs.locate import LAST_CHECKPOINT
+from digitsum.training.callbacks import Clock, History
+from digitsum.training.resume import Resumable
+from digitsum.training.signals import Signals
+
+
+def register() -> None:
+    """Make the schemas known to Hydra, and the resolvers that the configs use to OmegaConf."""
+    store = ConfigStore.instance().store
+    store(name="train_schema", node=TrainConfig)
+    store(name="predict_schema", node=PredictConfig)
+    store(name="make_data_schema", node=MakeDataConfig)
+    store(group="data/schema", name="arrays", node=ArraysData)
+    store(group="data/schema", name="composed", node=ComposedData)
+    for name in NETWORKS:
+        store(group="model/schema", name=name, node=model_schema(name))
+    store(group="trainer/schema", name="trainer", node=TrainerSettings)
+    store(group="callbacks/schema", name="checkpoint", node=CheckpointSettings)
+    store(group="callbacks/schema", name="early_stopping", node=EarlyStoppingSettings)
+    store(group="callbacks/schema", name="pictures", node=PicturesSettings)
+    store(group="logger/schema", name="tensorboard", node=TensorBoardSettings)
+    store(group="logger/schema", name="csv", node=CSVSettings)
+    OmegaConf.register_new_resolver("project_root", lambda: PROJECT, replace=True)
+    OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+    OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+
+
+def build_datamodule(cfg: DictConfig) -> SumDataModule:
+    """The data module of a config, with a progress bar for composing."""
+    data = settings_of(cfg.data)
+    return SumDataModule(
+        data,
+        shuffle_seed=cfg.seed,
+        augmentation=settings_of(cfg.augmentation),
+        progress=composing_bar(data),
+    )
+
+
+def settings_of(node: DictConfig) -> Any:
+    """A config node as the dataclass that its schema names.
+
+    Raises:
+        InputError: a value out of range.
+        OmegaConfBaseException: a missing value or one of the wrong type.
+    """
+    return OmegaConf.to_object(node)
+
+
+def composing_bar(data: ArraysData | ComposedData) -> ComposingBar | None:
+    """A progress bar for composing `data`, if it is composed."""
+    return ComposingBar(data.num_train + data.num_val + data.num_test) if isinstance(data, ComposedData) else None
+
+
+def model_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of `SumModule` that a config holds, checked before anything is built.
+
+    Raises:
+        InputError: a value out of range.
+    """
+    values = asdict(settings_of(cfg.model))
+    name = values.pop("network")
+    optimizer = {key: values.pop(key) for key in OptimizerSettings.__dataclass_fields__}
+    NETWORKS[name][1](**values)
+    return {"network": name, "options": values, "optimizer": optimizer}
+
+
+def build_module(arguments: dict[str, Any], datamodule: SumDataModule) -> SumModule:
+    """The module of `model_arguments` for the images of a data module that is set up."""
+    return SumModule(image_size=datamodule.image_size, train_mean=datamodule.train_mean, **arguments)
+
+
+class LossBar(TQDMProgressBar):
+    """Lightning's bar with the loss of the batch."""
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """What stands behind the bar."""
+        loss = {"loss": f"{pl_module.last_loss.item():.2f}"} if isinstance(pl_module.last_loss, torch.Tensor) else {}
+        return {**loss, **super().get_metrics(trainer, pl_module)}
+
+
+def build_trainer(cfg: DictConfig, *, several: bool = False, **more: Any) -> L.Trainer:
+    """Lightning's Trainer of a config.
+
+    Args:
+        cfg: with `trainer`.
+        several: whether there may be several devices, and so several processes.
+        more: of the Trainer's arguments, what is no plain value.
+
+    Raises:
+        InputError: an accelerator or a value that this machine or Lightning refuses, or several devices.
+    """
+    # torch would fill all memory that it allocates with NaN; nothing here reads what it has not written
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    # instantiate() would leave interpolations and typed nodes inside
+    arguments = OmegaConf.to_container(cfg.trainer, resolve=True)
+    assert isinstance(arguments, dict)
+    if arguments["enable_progress_bar"] is not False:
+        # into a file the bar writes a line each time, and of a GPU it reads the loss: seldom, then
+        device = cfg.trainer.accelerator != "cpu" and torch.accelerator.is_available()
+        every = (cfg.trainer.log_every_n_steps or 50) if device else 1
+        more["callbacks"] = [LossBar(refresh_rate=every if sys.stderr.isatty() else 100), *more["callbacks"]]
+    try:
+        trainer: L.Trainer = instantiate(arguments, **more)
+    except InstantiationException as error:  # Lightning's own words on what it refuses
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise InputError(f"trainer: {str(cause).strip().splitlines()[0]}") from error
+    count = trainer.num_devices * trainer.num_nodes
+    if count > 1 and not several:
+        raise InputError(f"trainer.devices: expected one device, got {count}")
+    if count > 1 and cfg.trainer.strategy not in ("auto", "ddp"):
+        raise InputError(f"trainer.strategy: expected ddp for {count} devices, got {cfg.trainer.strategy}")
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if "TORCHELASTIC_RUN_ID" in os.environ and started != count:
+        raise InputError(f"trainer.devices: expected those of the {started} processes of torchrun, got {count}")
+    return trainer
+
+
+def build_training(
+    cfg: DictConfig, signals: Signals, *, in_sweep: bool, callbacks: Sequence[L.Callback] = ()
+) -> L.Trainer:
+    """The Trainer with the config's callbacks and logger, and with what every run has: history, clock, resumption.
+
+    Args:
+        cfg: a run's config.
+        signals: who knows of a signal.
+        in_sweep: whether the run is one of many.
+        callbacks: beside the config's.
+
+    Raises:
+        InputError: see `build_trainer`.
+        SystemExit: several devices for the jobs of a sweep.
+    """
+    named = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
+    if in_sweep and cfg.trainer.enable_progress_bar is None:
+        quiet = OmegaConf.merge(cfg, {"trainer": {"enable_progress_bar": False}})  # bars of jobs only fill the logs
+        assert isinstance(quiet, DictConfig)
+        cfg = quiet
+    logger: Logger | bool = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
+    run_dir = Path(cfg.run_dir)
+    resumable = Resumable(run_dir / LAST_CHECKPOINT, signals, cfg.save_every_n_steps, cfg.save_every_n_minutes)
+    trainer = build_trainer(
+        cfg,
+        several=True,
+        callbacks=[History(run_dir / "history.csv"), Clock(), *named, *callbacks, resumable],
+        logger=logger,
+        # a sweep's job is alone: Slurm's variables are its launcher's, and Lightning would requeue a job by itself, too
+        plugins=[WholeCheckpointIO(), *([LightningEnvironment()] if in_sweep else [])],
+        default_root_dir=str(run_dir),
+    )
+    if in_sweep and trainer.num_devices * trainer.num_nodes > 1:
+        # no InputError: it is the whole sweep that cannot be, not this job
+        sys.exit("error: trainer.devices: expected one device for each job of a sweep, got several; leave -m out")
+    return trainer
+
+
+def hparams(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
+    """What TensorBoard's HPARAMS tab shows: of a sweep's job what differs, of a single run what its command names.
+
+    A single run also has its main settings there. The tab shows the first few of whatever it gets, in alphabetical
+    order: with more among them, those that matter would be out of sight.
+
+    Args:
+        cfg: the run's config.
+        hydra: Hydra's own config, which knows the command.
+    """
+    words, keys = hydra.overrides.task, {"data", "model", "experiment", "model.lr", "seed", "trainer.max_epochs"}
+    if hydra.mode == RunMode.MULTIRUN and swept(words):
+        words, keys = swept(words), set[str]()
+    values: dict[str, Any] = {}
+    for key in sorted(keys | {key_of(word) for word in words}):
+        value = hydra.runtime.choices[key] if key in hydra.runtime.choices else OmegaConf.select(cfg, key)
+        if not key.endswith(("_dir", "root")) and not (key in hydra.runtime.choices and value is None):
+            values[key] = value if isinstance(value, int | float | str | bool) else str(value)
+    return values

@@ -1,0 +1,110 @@
+"""Where a run or a sweep's job writes, and which of a run's processes does.
+
+Names are such that nothing else has them and Hydra's command line can parse them back.
+"""
+
+import itertools
+import os
+import re
+import sys
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+from digitsum.errors import InputError
+from digitsum.runs.locate import newest_run, read_config
+
+
+def run_folder(outputs_dir: str, resume: str | None) -> str:
+    """The folder of a single run: the one to resume, `latest` included, or a new one of the present second.
+
+    Made here and now, so that two runs started together get two; all processes of one run get the same.
+
+    Raises:
+        InputError: there is no run to resume, or the folder cannot be made; or something else than torchrun and
+            Lightning started several processes, which cannot agree here.
+    """
+    if not is_first() and "TORCHELASTIC_RUN_ID" not in os.environ:
+        raise InputError("hydra.run.dir: expected a folder, the same for all processes of this run; or use torchrun")
+    return from_first("run_folder", lambda: _run_folder(outputs_dir, resume))
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks: the only one, or the first of those that train together."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
+
+
+def from_first(name: str, make: Callable[[], str]) -> str:
+    """What `make` returns in the first process; those that torchrun started with it wait for it, by `name`.
+
+    Raises:
+        InputError: whatever `make` raised in the first process, which says what it was.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # alone, or started by Lightning when the first one has done its part
+        return make()
+    from torch.distributed.rendezvous import rendezvous
+
+    store, _, _ = next(rendezvous("env://"))
+    result = ""
+    if is_first():
+        try:
+            result = make()
+        finally:
+            store.set(name, result)
+    elif not (result := store.get(name).decode()):
+        raise InputError("the first process has failed")
+    return result
+
+
+def _run_folder(outputs_dir: str, resume: str | None) -> str:
+    runs = Path(outputs_dir, "runs")
+    if resume is not None:
+        folder = newest_run(Path(outputs_dir), finished=False) if resume == "latest" else Path(resume).absolute()
+        read_config(folder)  # before Hydra's log makes a folder of whatever was named
+        return str(folder)
+    second = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for number in itertools.count(2):
+        folder = runs / (second if number == 2 else f"{second}_{number - 1}")
+        try:
+            folder.mkdir(parents=True)
+            return str(folder)
+        except FileExistsError:
+            if not runs.is_dir():
+                raise InputError(f"cannot write {runs}: it is no folder; choose another outputs_dir") from None
+        except OSError as error:
+            raise InputError(f"cannot write {runs}: {error.strerror or error}; choose another outputs_dir") from error
+    raise AssertionError
+
+
+def job_folder(number: int, overrides: list[str]) -> str:
+    """A sweep job's folder: its number and what differs, in letters, digits, `.`, `_` and `-` alone.
+
+    Example:
+        >>> job_folder(3, ["model.lr=0.0003", "seed=1"])
+        '03_lr-3e-4_seed-1'
+    """
+    words = [f"{number:02d}"]
+    for override in swept(overrides):
+        key, _, value = override.partition("=")
+        key, value = key.lstrip("+~"), value.replace("e+", "e")
+        words.append(re.sub(r"[^A-Za-z0-9._]+", "-", f"{key.rpartition('.')[2]}-{_short(value)}").strip("-"))
+    return "_".join(words)[:120]  # a file system takes 255 bytes a name
+
+
+def swept(overrides: list[str]) -> list[str]:
+    """Those of a job's overrides that differ between the jobs of a sweep: the command line gives no single value."""
+    fixed = {word.partition("=")[0] for word in sys.argv[1:] if "=" in word and not _is_sweep(word)}
+    return [override for override in overrides if override.partition("=")[0] not in fixed]
+
+
+def _is_sweep(word: str) -> bool:
+    """Whether `key=value` gives several values: a comma or a function outside of brackets and quotes."""
+    return re.search(r"[,(]", re.sub(r"\[.*?\]|\{.*?\}|'.*?'|\".*?\"", "", word)) is not None
+
+
+def _short(value: str) -> str:
+    """Small numbers as people write them: Hydra's sweeper turns 3e-4 into 0.0003."""
+    if re.fullmatch(r"0\.00\d+", value):
+        mantissa, exponent = f"{float(value):.12e}".split("e")
+        return f"{float(mantissa):g}e{int(exponent)}"
+    return value

@@ -1,0 +1,114 @@
+"""The config that a run recorded, to resume it: data from a file, checked like a command line and never obeyed."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch.callbacks
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from digitsum.cli.schemas import (
+    CheckpointSettings,
+    CSVSettings,
+    EarlyStoppingSettings,
+    PicturesSettings,
+    TensorBoardSettings,
+    TrainConfig,
+    TrainerSettings,
+    model_schema,
+)
+from digitsum.data.datamodule import ArraysData, ComposedData
+from digitsum.errors import InputError
+from digitsum.runs.locate import CONFIG_FILE, LAST_CHECKPOINT, read_config
+
+_RESUMABLE_CHANGES = ("trainer.", "save_every_", "test", "debug", "resume", "outputs_dir")
+
+
+def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> DictConfig:
+    """The config that a run recorded, to resume it: checked like one from the command line, and never obeyed.
+
+    Args:
+        cfg: the config of the resuming command.
+        run_dir: the run's folder; whatever its config says, it stays the place that is written to.
+        overrides: of the resuming command.
+
+    Raises:
+        InputError: the record is not one of this version's, names anything but our own and Lightning's callbacks and
+            loggers, or an override would change what the run is.
+    """
+    record = read_config(run_dir)
+    if "${" in repr(record):  # a record is resolved: this would be looked up on the reader's machine
+        raise InputError(f"{run_dir / CONFIG_FILE}: expected plain values, found an interpolation")
+    keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    for key in keys:
+        if not key.startswith(_RESUMABLE_CHANGES):
+            raise InputError(
+                f"{key} cannot change in a resumed run; leave it out, or start a new run with init_from=CHECKPOINT"
+            )
+    try:
+        data = ArraysData if "root" in record["data"] else ComposedData
+        model = model_schema(record["model"]["network"])
+        recorded = OmegaConf.structured(TrainConfig)
+        schemas: dict[str, Any] = {"data": data, "model": model, "trainer": TrainerSettings}
+        for group, schema in schemas.items():
+            recorded[group] = OmegaConf.merge(OmegaConf.structured(schema), record[group])
+        recorded.augmentation = OmegaConf.merge(recorded.augmentation, record.get("augmentation", {}))
+        recorded.callbacks = {name: _known(node) for name, node in record["callbacks"].items()}
+        recorded.logger = _known(record["logger"])
+        for key in TrainConfig.__dataclass_fields__:
+            if key not in (*schemas, "augmentation", "callbacks", "logger"):
+                recorded[key] = record.get(key, cfg[key])
+        OmegaConf.to_container(recorded, throw_on_missing=True)
+        if not _is_plain(recorded.trainer) or recorded.trainer._target_ != TrainerSettings._target_:
+            raise InputError(f"refuses to build {str(recorded.trainer._target_)!r} as a trainer of plain values")
+    except InputError as error:
+        raise InputError(f"{run_dir / CONFIG_FILE}: {error}") from error
+    except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OmegaConfBaseException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"{run_dir / CONFIG_FILE}: this record does not fit this version of digitsum ({reason})"
+        ) from error
+    for key in keys:
+        OmegaConf.update(recorded, key, OmegaConf.select(cfg, key))
+    recorded.run_dir, recorded.outputs_dir, recorded.debug = str(run_dir), cfg.outputs_dir, cfg.debug
+    if data is ComposedData:  # composed sets are kept on this machine, and nothing is downloaded for a record's sake
+        recorded.data.datasets_dir = f"{cfg.outputs_dir}/datasets"
+        recorded.data.download = False
+    for node in (*recorded.callbacks.values(), recorded.logger):
+        for key, place in (("dirpath", run_dir / LAST_CHECKPOINT.parent), ("save_dir", run_dir)):
+            if key in node:
+                node[key] = str(place)
+    return recorded
+
+
+def _known(node: dict[str, Any] | None) -> Any:
+    """A recorded callback or logger, if it is one of ours or Lightning's; its schema where there is one."""
+    if not node:
+        return {}
+    target = node["_target_"]
+    schemas = (CheckpointSettings, EarlyStoppingSettings, PicturesSettings, TensorBoardSettings, CSVSettings)
+    if not _is_plain(node):
+        raise InputError(f"refuses to build {target!r} of anything but plain values")
+    for key in ("filename", "name", "version"):  # of what is written into the run's folder
+        # fields such as {epoch:02d} or {val/mae:.2f} become numbers
+        value = re.sub(r"\{[\w/]+(:\d?\d?(\.\d)?[a-z]?)?\}", "", str(node.get(key) or ""))
+        if re.search(r"[/\\:]", value) or value in (".", ".."):
+            raise InputError(f"{key}: expected a name, found the path {value!r}")
+    for schema in schemas:
+        if schema._target_ == target:
+            return OmegaConf.merge(OmegaConf.structured(schema), node)
+    module, _, name = target.rpartition(".")
+    if module == "lightning.pytorch.callbacks" and name in lightning.pytorch.callbacks.__all__:
+        return node
+    raise InputError(f"refuses to build {target!r}, which is none of digitsum's or Lightning's callbacks and loggers")
+
+
+def _is_plain(node: Any) -> bool:
+    """Whether no object inside would be built in its turn, and none of Hydra's own words steers how it is built."""
+    plain = (int, float, bool, str, type(None))
+    return all(
+        (key == "_target_" or not str(key).startswith("_"))
+        and all(isinstance(item, plain) for item in (value if isinstance(value, list | ListConfig) else [value]))
+        for key, value in node.items()
+    )

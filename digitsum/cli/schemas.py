@@ -1,0 +1,181 @@
+"""What each part of a config may hold, as dataclasses: the scripts' own keys, and those of Lightning's classes.
+
+The settings of digitsum's own classes stand beside these classes; together they are registered in `build.py`.
+"""
+
+from dataclasses import dataclass, field, make_dataclass
+from typing import Any
+
+from omegaconf import MISSING
+
+from digitsum.data.augmentation import Augmentation
+from digitsum.errors import InputError
+from digitsum.models.module import OptimizerSettings
+from digitsum.models.registry import NETWORKS
+
+
+@dataclass
+class TrainerSettings:
+    """Lightning's Trainer: every argument that a plain value can give; see its documentation."""
+
+    _target_: str = "lightning.pytorch.Trainer"
+    accelerator: str = "auto"
+    devices: Any = 1
+    strategy: str = "auto"
+    num_nodes: int = 1
+    precision: Any = None
+    fast_dev_run: Any = False
+    max_epochs: int | None = 10
+    min_epochs: int | None = None
+    max_steps: int = -1
+    min_steps: int | None = None
+    max_time: str | None = None
+    limit_train_batches: Any = None
+    limit_val_batches: Any = None
+    limit_test_batches: Any = None
+    limit_predict_batches: Any = None
+    overfit_batches: Any = 0.0
+    val_check_interval: Any = None
+    check_val_every_n_epoch: int | None = 1
+    num_sanity_val_steps: int | None = 0
+    log_every_n_steps: int | None = 50
+    enable_checkpointing: bool | None = None
+    enable_progress_bar: bool | None = None
+    enable_model_summary: bool | None = False
+    enable_autolog_hparams: bool = False
+    accumulate_grad_batches: int = 1
+    gradient_clip_val: float | None = None
+    gradient_clip_algorithm: str | None = None
+    deterministic: Any = None
+    benchmark: bool | None = None
+    inference_mode: bool = True
+    use_distributed_sampler: bool = False
+    profiler: str | None = None
+    detect_anomaly: bool = False
+    barebones: bool = False
+    sync_batchnorm: bool = False
+    reload_dataloaders_every_n_epochs: int = 0
+
+
+@dataclass
+class CheckpointSettings:
+    """Lightning's ModelCheckpoint."""
+
+    _target_: str = "lightning.pytorch.callbacks.ModelCheckpoint"
+    dirpath: str = MISSING
+    filename: str = "best"
+    monitor: str = MISSING
+    mode: str = "min"
+    save_top_k: int = 1
+    save_last: Any = None
+    every_n_epochs: int | None = None
+    every_n_train_steps: int | None = None
+    save_on_train_epoch_end: bool | None = True
+    auto_insert_metric_name: bool = False
+    enable_version_counter: bool = False
+    verbose: bool = False
+
+
+@dataclass
+class EarlyStoppingSettings:
+    """Lightning's EarlyStopping."""
+
+    _target_: str = "lightning.pytorch.callbacks.EarlyStopping"
+    monitor: str = MISSING
+    mode: str = "min"
+    patience: int = 3
+    min_delta: float = 0.0
+    check_finite: bool = True
+    verbose: bool = False
+
+
+@dataclass
+class PicturesSettings:
+    """`digitsum.training.callbacks.SumPictures`."""
+
+    _target_: str = "digitsum.training.callbacks.SumPictures"
+    every_n_epochs: int = 1
+    num_images: int = 12
+
+
+@dataclass
+class TensorBoardSettings:
+    """Lightning's TensorBoardLogger."""
+
+    _target_: str = "lightning.pytorch.loggers.TensorBoardLogger"
+    save_dir: str = MISSING
+    name: str = ""
+    version: str = ""
+    default_hp_metric: bool = False
+
+
+@dataclass
+class CSVSettings:
+    """Lightning's CSVLogger."""
+
+    _target_: str = "lightning.pytorch.loggers.CSVLogger"
+    save_dir: str = MISSING
+    name: str = ""
+    version: str = ""
+    flush_logs_every_n_steps: int = 100
+
+
+@dataclass
+class TrainConfig:
+    """What `scripts/train.py` is told."""
+
+    data: Any = MISSING
+    model: Any = MISSING
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    trainer: Any = MISSING
+    callbacks: Any = MISSING
+    logger: Any = MISSING
+    seed: int = 0
+    test: bool = True
+    monitor: str = MISSING
+    init_from: str | None = None
+    resume: str | None = None
+    save_every_n_steps: int | None = None
+    save_every_n_minutes: float | None = None
+    safetensors: bool = False
+    compile: bool = False
+    outputs_dir: str = MISSING
+    run_dir: str = MISSING
+    debug: bool = False
+
+
+@dataclass
+class PredictConfig:
+    """What `scripts/predict.py` is told."""
+
+    ckpt_path: str | None = None
+    split: str = "val"
+    input: str | None = None
+    num_digits: Any = "trained"
+    views: int = 1
+    batch_size: int = 64
+    trainer: Any = MISSING
+    mnist_root: str | None = None
+    data_root: str | None = None
+    outputs_dir: str = MISSING
+    run_dir: str = MISSING
+    debug: bool = False
+
+
+@dataclass
+class MakeDataConfig:
+    """What `scripts/make_data.py` is told."""
+
+    data: Any = MISSING
+    out: str = MISSING
+    outputs_dir: str = MISSING
+    debug: bool = False
+
+
+def model_schema(network: str) -> type:
+    """The flat schema of a network and its training, as the `model` group has it."""
+    if network not in NETWORKS:
+        raise InputError(f"unknown network {network!r}; known are {', '.join(NETWORKS)}")
+    settings = NETWORKS[network][1]
+    fields = [("network", str, field(default=network))]
+    return make_dataclass(f"{network}_model", fields, bases=(OptimizerSettings, settings))

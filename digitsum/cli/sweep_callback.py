@@ -1,0 +1,141 @@
+"""A sweep as a whole: its data composed once, a line for each finished job, and a summary of what failed."""
+
+import logging
+import shutil
+import sys
+import threading
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from digitsum.cli.build import composing_bar, register, settings_of
+from digitsum.cli.console import one_line, prepare_process
+from digitsum.data.datamodule import ComposedData, SumDataModule
+from digitsum.files import read_json, write_json
+
+JOB_FILE = "job.json"
+"""What became of a sweep's job: `number`, `settings`, `status`, `score`, `seconds`, `reason`."""
+SUBMITTED = ".submitit/*/*_submitted.pkl"
+"""What submitit leaves of each job that it has submitted."""
+
+
+class SweepReport(Callback):
+    """Speaks for the jobs of a sweep, which are quiet on the console; does nothing for a single run.
+
+    Hydra copies it to the processes in which jobs run, so that what it knows of the others is in files. Where submitit
+    runs them, on other machines, the command that gave the sweep follows these files and speaks itself.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._argv = sys.argv
+        self._begin = 0.0
+        self._job_begin = 0.0
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Arrive in a job's process, which knows neither the command nor this project's resolvers."""
+        self.__dict__.update(state)
+        sys.argv = self._argv
+        register()
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Count the jobs and compose the data that they share.
+
+        Raises:
+            SystemExit: there is no Slurm here.
+        """
+        launcher = config.hydra.launcher._target_
+        if launcher.endswith("SlurmLauncher") and shutil.which("srun") is None:
+            # no InputError: Hydra turns a callback's exceptions into warnings
+            sys.exit("error: hydra/launcher: expected a machine of a Slurm cluster, found no srun; leave it out")
+        words = [*(f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items())]
+        overrides = OverridesParser.create().parse_overrides([*words, *config.hydra.overrides.task])
+        self.count = sum(map(len, BasicSweeper.split_arguments(overrides, None)))
+        self._begin = time.time()
+        for path in Path(config.hydra.sweep.dir).glob(f"*/{JOB_FILE}"):
+            path.unlink()  # of the same sweep, when it was cut short
+        data, one_device = settings_of(config.data), config.trainer.devices == config.trainer.num_nodes == 1
+        if isinstance(data, ComposedData) and one_device:  # any other sweep is refused by its first job
+            SumDataModule(data, progress=composing_bar(data)).prepare_data()
+        if ".submitit_launcher." in launcher:
+            threading.Thread(target=self._follow, args=(Path(config.hydra.sweep.dir), config.monitor)).start()
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Leave the console to this object: a job's own lines are in its log."""
+        if self.count:
+            prepare_process()  # it may be a new one
+            self._job_begin = time.time()
+            for handler in logging.getLogger().handlers:
+                if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
+                    handler.setLevel(logging.CRITICAL)
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        """Write down what became of the job, and say it."""
+        if not self.count:
+            return
+        done = job_return.status == JobStatus.COMPLETED
+        result = job_return._return_value
+        folder = Path(config.hydra.runtime.output_dir)
+        seconds = time.time() - self._job_begin
+        write_json(
+            folder / JOB_FILE,
+            {
+                "number": config.hydra.job.num,
+                "settings": list(config.hydra.overrides.task),
+                "status": "finished" if done else "failed",
+                "score": result if done else None,
+                "seconds": round(seconds, 3),
+                "reason": None if done else one_line(result),
+            },
+        )
+        self._tell(folder / JOB_FILE, config.monitor, len(list(folder.parent.glob(f"*/{JOB_FILE}"))))
+
+    def _follow(self, folder: Path, monitor: str) -> None:
+        """Speak for the jobs of other machines until all have ended, or the main thread has."""
+        print(f"the jobs' output goes to {folder}/.submitit; Ctrl-C does not stop jobs that Slurm has, scancel does")
+        before, told = set(folder.glob(SUBMITTED)), set[Path]()
+        over = False
+        while len(told) < self.count and not over:
+            threading.main_thread().join(1)
+            if over := not threading.main_thread().is_alive():
+                for path in folder.glob("*/"):  # a network file system answers from its cache for a minute otherwise
+                    path.chmod(path.stat().st_mode)
+            for path in sorted(set(folder.glob(f"*/{JOB_FILE}")) - told, key=lambda path: path.stat().st_mtime):
+                told.add(path)
+                self._tell(path, monitor, len(told))
+        if len(told) < self.count and set(folder.glob(SUBMITTED)) - before:
+            print(
+                f"{self.count - len(told)} of {self.count} jobs have not ended here; look for them with squeue. When "
+                f"none is left, go on with the same command and hydra.sweep.dir='{folder}'"
+            )
+
+    def _tell(self, file: Path, monitor: str, ended: int) -> None:
+        """Say what became of a job, how many are left, and until when; and of the last one what came of them all."""
+        job = read_json(file)
+        left = self.count - ended
+        end = datetime.now() + timedelta(seconds=(time.time() - self._begin) / ended * left)
+        outcome = "FAILED" if job["status"] == "failed" else "finished"
+        if job["score"] is not None:
+            outcome = f"{monitor} {job['score']:.4f}"
+        rest = f"{left} left, until about {end:%H:%M:%S}" if left else "none left"
+        print(f"{file.parent.name}: {outcome}, {job['seconds']:.0f} s, {rest}", flush=True)
+        if not left:  # here, not at the end of the sweep: where a job failed Hydra raises its exception before that
+            self._sum_up(file.parent.parent, monitor)
+
+    def _sum_up(self, folder: Path, monitor: str) -> None:
+        """Name the best job and those that failed, and where all of them are."""
+        jobs = {path.parent.name: read_json(path) for path in sorted(folder.glob(f"*/{JOB_FILE}"))}
+        scores = {name: job["score"] for name, job in jobs.items() if job["score"] is not None}
+        lines = [f"{name} failed: {job['reason']}" for name, job in jobs.items() if job["status"] == "failed"]
+        if scores:
+            best = min(scores, key=lambda name: scores[name])
+            lines.append(f"best of {len(scores)}: {best} ({monitor} {scores[best]:.4f})")
+        commands = f"next:\n  python scripts/compare.py '{folder}'\n  tensorboard --logdir '{folder}'"
+        print("\n".join(["", *lines, f"results are in {folder}", commands]))

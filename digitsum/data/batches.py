@@ -1,0 +1,139 @@
+"""Whole batches in an order that seed and epoch fix, cut for several processes, and taken up again by a checkpoint."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from digitsum.data.orders import BLOCK, WINDOW, block_order, full_order
+from digitsum.data.shards import SumArrays
+
+_CHUNK = 1_000  # images put on a device at once: bounds the memory beside it
+
+Batch = dict[str, Any]
+"""`images` `(B, H, W)` uint8 or float32 in [0, 1], `index` `(B,)` int64, and where known `sums` `(B,)` int64. In one of
+several processes also `share`, a float (see `Batches`)."""
+
+
+class Batches:
+    """Batches of a split; a new order each epoch if `shuffle_seed` is given, else from first to last.
+
+    A whole batch is gathered at once, several times faster than by a DataLoader that collects single samples, so that
+    no worker processes are needed. The last batch may be smaller.
+
+    Each `iter()` begins the epoch that `set_epoch` named, else the next one; the first after `load_state_dict` goes on
+    where the saved epoch stood, unless `set_epoch` named another.
+
+    Several processes have the same order, and of each batch every one takes a part: consecutive images, as many as the
+    others or one more. A part of the last batch may be empty; it comes all the same, because the processes wait for
+    each other at each batch. `share` is the part's size over the mean size of all parts: the mean over the processes
+    of `share` times the mean loss of a part is the mean loss of the batch.
+
+    Args:
+        arrays: the split.
+        batch_size: of all processes together; 1 or more.
+        shuffle_seed: with the epoch's number it fixes the order.
+        rank: which of the processes this is, from 0.
+        world_size: how many processes there are.
+        blocks: shuffle by `digitsum.data.orders.block_order`, and have the disk read ahead, not by `full_order`.
+        resident: the whole split on a device, by `on_device`; batches are then gathered there.
+    """
+
+    def __init__(
+        self,
+        arrays: SumArrays,
+        batch_size: int,
+        shuffle_seed: int | None = None,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        blocks: bool = False,
+        resident: Batch | None = None,
+    ) -> None:
+        assert batch_size >= 1
+        assert 0 <= rank < world_size
+        self.arrays = arrays
+        self.batch_size = batch_size
+        self.shuffle_seed = shuffle_seed
+        self.rank = rank
+        self.world_size = world_size
+        self.blocks = blocks
+        self.resident = resident
+        self._epoch = -1
+        self._delivered = 0
+        self._resumed = False
+        self._next_epoch: int | None = None
+
+    def set_epoch(self, epoch: int) -> None:
+        """Let the next `iter()` be epoch `epoch`, counted from 0."""
+        self._next_epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-len(self.arrays) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        half_way = self._resumed and 0 < self._delivered < len(self)
+        if not (half_way and self._next_epoch in (None, self._epoch)):
+            self._epoch = self._epoch + 1 if self._next_epoch is None else self._next_epoch
+            self._delivered = 0
+        self._resumed, self._next_epoch = False, None
+        order = torch.from_numpy(self._order())
+        places = order if self.resident is None else order.to(self.resident["index"].device)
+        asked = self._delivered * self.batch_size // WINDOW  # windows before this one need not be read any more
+        for number in range(self._delivered, len(self)):
+            start = number * self.batch_size
+            count = min(self.batch_size, len(self.arrays) - start)
+            while self._reads_ahead and asked <= (start + count - 1) // WINDOW + 1:
+                self._read_ahead(order[asked * WINDOW : (asked + 1) * WINDOW])
+                asked += 1
+            first, last = (count * part // self.world_size for part in (self.rank, self.rank + 1))
+            batch = self._gather(places[start + first : start + last])
+            if self.world_size > 1:
+                batch["share"] = (last - first) * self.world_size / count
+            self._delivered = number + 1
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the iteration stands: the epoch's number and how many of its batches were delivered."""
+        return {"epoch": self._epoch, "delivered": self._delivered}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Let the next `iter()` go on from `state`."""
+        self._epoch, self._delivered, self._resumed = state["epoch"], state["delivered"], True
+
+    def _order(self) -> np.ndarray:
+        if self.shuffle_seed is None:
+            return np.arange(len(self.arrays))
+        shuffled = block_order if self.blocks else full_order
+        return shuffled(len(self.arrays), self.shuffle_seed, self._epoch)
+
+    @property
+    def _reads_ahead(self) -> bool:
+        return self.blocks and self.shuffle_seed is not None and self.resident is None
+
+    def _read_ahead(self, window: torch.Tensor) -> None:
+        for block in (window // BLOCK).unique().tolist():
+            index = self.arrays.index[block * BLOCK : (block + 1) * BLOCK]
+            self.arrays.images.read_ahead(int(index[0]), int(index[-1]) + 1)
+
+    def _gather(self, places: torch.Tensor) -> Batch:
+        if self.resident is not None:
+            return {name: values.index_select(0, places) for name, values in self.resident.items()}
+        index = self.arrays.index[places]
+        known = {} if self.arrays.sums is None else {"sums": self.arrays.sums[index]}
+        return {"images": self.arrays.images.gather(index), "index": index, **known}
+
+
+def on_device(arrays: SumArrays, device: torch.device) -> Batch:
+    """A whole split as one batch on `device`, from first to last."""
+    images = torch.empty((len(arrays), *arrays.images.image_size), dtype=arrays.images.dtype, device=device)
+    for part, index in zip(images.split(_CHUNK), arrays.index.split(_CHUNK), strict=True):
+        part.copy_(arrays.images.gather(index))
+    known = {} if arrays.sums is None else {"sums": arrays.sums[arrays.index].to(device)}
+    return {"images": images, "index": arrays.index.to(device), **known}
+
+
+def device_room(device: torch.device) -> int:
+    """How many bytes of images to keep on a device: half of a GPU's free memory, and none elsewhere."""
+    return torch.cuda.mem_get_info(device)[0] // 2 if device.type == "cuda" else 0

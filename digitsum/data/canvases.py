@@ -1,0 +1,166 @@
+"""Canvases: several glyphs laid out on one image by a law, with the sum of their digits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from digitsum.data.glyphs import GLYPH_SIZE, GlyphPool
+from digitsum.errors import InputError
+
+# Canvases are drawn in blocks with a random generator each, so that canvas i is the same however many are asked
+# for at once, and so that any of them can be drawn without the ones before. Part of the law: changing it changes
+# every data set.
+_BLOCK = 1_000
+
+OVERLAPS = ("wrap", "max", "clip")
+
+
+@dataclass
+class Layout:
+    """The law by which digits are placed on a canvas. The defaults are the public data set's.
+
+    The first tile's left edge is `max(0, U{-first_offset..first_offset})`, each next left edge is the one before
+    `+ 28 + U{-pitch_jitter..pitch_jitter}`, and each top edge is `U{0..vertical_jitter}`, where `U{a..b}` is a
+    uniform whole number with both ends included. (Source: inferred by matching images of the public data set to MNIST.)
+
+    Attributes:
+        height: of the canvas, in pixels.
+        width: of the canvas, in pixels.
+        num_digits: digits on each canvas: a number, or a range `[least, most]`, each count equally likely.
+        pitch_jitter: how far, in pixels, the distance between two left edges strays from 28.
+        first_offset: the largest left margin, in pixels.
+        vertical_jitter: the largest top margin, in pixels.
+        overlap: what ink on ink does: `wrap` adds modulo 256 as in the public files, `max` keeps the brighter,
+            `clip` adds up to 255.
+
+    Raises:
+        InputError: a value out of range, or a canvas too small for the widest layout that the law can draw.
+    """
+
+    height: int = 40
+    width: int = 168
+    num_digits: Any = 4  # an int or a list of two; OmegaConf has no such union
+    pitch_jitter: int = 14
+    first_offset: int = 14
+    vertical_jitter: int = 11
+    overlap: str = "wrap"
+
+    def __post_init__(self) -> None:
+        least, most = self.digit_range
+        if not 1 <= least <= most:
+            raise InputError(f"layout.num_digits: expected 1 or more digits, least first, got {self.num_digits}")
+        if not 0 <= self.pitch_jitter <= GLYPH_SIZE:
+            raise InputError(f"layout.pitch_jitter: expected 0 to {GLYPH_SIZE} pixels, got {self.pitch_jitter}")
+        for name in ("first_offset", "vertical_jitter"):
+            if getattr(self, name) < 0:
+                raise InputError(f"layout.{name}: expected 0 or more pixels, got {getattr(self, name)}")
+        if self.overlap not in OVERLAPS:
+            raise InputError(f"layout.overlap: expected one of {', '.join(OVERLAPS)}, got {self.overlap!r}")
+        width = self.first_offset + GLYPH_SIZE + (most - 1) * (GLYPH_SIZE + self.pitch_jitter)
+        if self.width < width:
+            raise InputError(
+                f"layout.width: {most} digits can reach {width} pixels, got {self.width}; set data.layout.width={width}"
+            )
+        height = GLYPH_SIZE + self.vertical_jitter
+        if self.height < height:
+            raise InputError(
+                f"layout.height: digits can reach {height} pixels, got {self.height}; set data.layout.height={height}"
+            )
+
+    @property
+    def digit_range(self) -> tuple[int, int]:
+        """The least and the largest number of digits on a canvas."""
+        wanted = self.num_digits
+        if isinstance(wanted, int) and not isinstance(wanted, bool):
+            return wanted, wanted
+        if isinstance(wanted, Sequence) and len(wanted) == 2 and all(type(count) is int for count in wanted):
+            return wanted[0], wanted[1]
+        raise InputError(f"layout.num_digits: expected a whole number or a range [least, most], got {wanted!r}")
+
+
+@dataclass(frozen=True)
+class Placements:
+    """What was drawn on `N` canvases with up to `D` digits each; places without a digit hold -1.
+
+    Attributes:
+        digits: `(N, D)` int8, the digits from left to right.
+        left: `(N, D)` int16, the tiles' left edges in pixels.
+        top: `(N, D)` int16, the tiles' top edges in pixels.
+        glyph: `(N, D)` int32, which glyph of the source was drawn (`GlyphPool.index`).
+    """
+
+    digits: np.ndarray
+    left: np.ndarray
+    top: np.ndarray
+    glyph: np.ndarray
+
+    @property
+    def sums(self) -> np.ndarray:
+        """`(N,)` int64, the sum of the digits on each canvas."""
+        return np.where(self.digits >= 0, self.digits, 0).sum(1, dtype=np.int64)
+
+
+def compose(
+    layout: Layout, pool: GlyphPool, *, seed: int, stream: int, start: int, count: int
+) -> tuple[np.ndarray, Placements]:
+    """Draw canvases `start` to `start + count` of an endless, reproducible sequence.
+
+    Args:
+        layout: the law.
+        pool: the glyphs, each drawn with the same probability, so that digits come as often as in the pool.
+        seed: 0 or more.
+        stream: which of the seed's independent sequences; one for each split.
+        start: the first canvas.
+        count: how many, 1 or more. Canvases do not depend on how they are cut into calls.
+
+    Returns:
+        The canvases `(count, H, W)` uint8 and what was drawn on them.
+    """
+    assert count >= 1
+    blocks = range(start // _BLOCK, (start + count - 1) // _BLOCK + 1)
+    drawn = [_draw_block(layout, len(pool.labels), seed, stream, block) for block in blocks]
+    window = slice(start - blocks[0] * _BLOCK, start - blocks[0] * _BLOCK + count)
+    chosen, left, top = (np.concatenate(parts)[window] for parts in zip(*drawn, strict=True))
+    absent = chosen < 0
+    placements = Placements(
+        digits=np.where(absent, -1, pool.labels[chosen]).astype(np.int8),
+        left=np.where(absent, -1, left).astype(np.int16),
+        top=np.where(absent, -1, top).astype(np.int16),
+        glyph=np.where(absent, -1, pool.index[chosen]).astype(np.int32),
+    )
+    return _render(layout, pool.images, chosen, left, top), placements
+
+
+def _draw_block(
+    layout: Layout, num_glyphs: int, seed: int, stream: int, block: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw `(_BLOCK, D)` positions in the pool (-1 where no digit is), left edges and top edges."""
+    rng = np.random.default_rng([seed, stream, block])
+    least, most = layout.digit_range
+    shape = (_BLOCK, most)
+    chosen = rng.integers(num_glyphs, size=shape)
+    first = np.maximum(0, rng.integers(-layout.first_offset, layout.first_offset, size=(_BLOCK, 1), endpoint=True))
+    jitter = rng.integers(-layout.pitch_jitter, layout.pitch_jitter, size=(_BLOCK, most - 1), endpoint=True)
+    left = np.cumsum(np.concatenate([first, GLYPH_SIZE + jitter], axis=1), axis=1)
+    top = rng.integers(0, layout.vertical_jitter, size=shape, endpoint=True)
+    counts = rng.integers(least, most, size=(_BLOCK, 1), endpoint=True)
+    return np.where(np.arange(most) < counts, chosen, -1), left, top
+
+
+def _render(layout: Layout, glyphs: np.ndarray, chosen: np.ndarray, left: np.ndarray, top: np.ndarray) -> np.ndarray:
+    canvases = np.zeros((len(chosen), layout.height, layout.width), np.uint8)
+    # (N, H - 27, W - 27, 28, 28): every place that a tile can have, without a copy
+    tiles = np.lib.stride_tricks.sliding_window_view(canvases, (GLYPH_SIZE, GLYPH_SIZE), axis=(1, 2), writeable=True)
+    for place in range(chosen.shape[1]):
+        rows = np.flatnonzero(chosen[:, place] >= 0)
+        where = (rows, top[rows, place], left[rows, place])
+        ink, below = glyphs[chosen[rows, place]], tiles[where]
+        if layout.overlap == "wrap":
+            tiles[where] = below + ink
+        elif layout.overlap == "max":
+            tiles[where] = np.maximum(below, ink)
+        else:
+            tiles[where] = below + np.minimum(ink, 255 - below)
+    return canvases

@@ -1,0 +1,221 @@
+"""Composed data sets: canvases written to disk as shards, cached by everything that determines them."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from digitsum.data.canvases import Layout, Placements, compose
+from digitsum.data.glyphs import SPLITS, GlyphPool, load_glyph_pools
+from digitsum.errors import InputError
+from digitsum.files import exists, read_json, require_space, write_json
+
+# Raise it when the same settings would give other arrays: cached sets of an older format are then left alone.
+_FORMAT = 1
+_SHARD = 10_000  # images a shard, as in the public files
+_CHUNK = 1_000  # images composed at once: small enough to stay in the processor's cache
+
+
+@dataclass
+class Composition:
+    """Everything that determines a composed data set, and nothing else.
+
+    Attributes:
+        glyphs: the source of the digits: `bundled`, `mnist` or `arrays`.
+        glyph_images: for `arrays`, a `.npy` file `(G, 28, 28)` uint8.
+        glyph_labels: for `arrays`, a `.npy` file `(G,)` of digits.
+        glyphs_shared: let all splits draw from one pool of glyphs, as in the public data set. Otherwise ("strict")
+            no glyph of a validation or test canvas is on a training canvas.
+        num_train: training canvases.
+        num_val: validation canvases.
+        num_test: test canvases.
+        compose_seed: of the layouts and of which glyphs are drawn; not the run's seed.
+        layout: the law of the layout.
+    """
+
+    glyphs: str = "bundled"
+    glyph_images: str | None = None
+    glyph_labels: str | None = None
+    glyphs_shared: bool = False
+    num_train: int = 9_600
+    num_val: int = 1_200
+    num_test: int = 1_200
+    compose_seed: int = 0
+    layout: Layout = field(default_factory=Layout)
+
+    def __post_init__(self) -> None:
+        if self.compose_seed < 0:
+            raise InputError(f"data.compose_seed: expected 0 or more, got {self.compose_seed}")
+        for split in SPLITS:
+            if self.count(split) < 1:
+                raise InputError(f"data.num_{split}: expected 1 or more canvases, got {self.count(split)}")
+
+    def count(self, split: str) -> int:
+        """How many canvases `split` has."""
+        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}[split]
+
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits that change with anything that would change an array.
+
+        Bundled glyphs and MNIST count by their names (their content is fixed, and checked when they are loaded), the
+        user's own glyphs by their bytes.
+        """
+        content = {"format": _FORMAT, **asdict(self)}
+        for key in ("glyph_images", "glyph_labels"):
+            path = content[key]
+            if path is not None:
+                try:
+                    content[key] = hashlib.blake2b(Path(path).read_bytes()).hexdigest()
+                except (OSError, ValueError) as error:  # a ValueError where no file can have such a name
+                    reason = getattr(error, "strerror", None) or error
+                    raise InputError(f"data.{key}: cannot read {path}: {reason}") from error
+        return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
+def cached_dataset(
+    composition: Composition,
+    datasets_dir: Path,
+    *,
+    mnist_root: str | None = None,
+    download: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Path:
+    """The folder below `datasets_dir` that holds the composed set; composed now unless it is there already."""
+    total = sum(composition.count(split) for split in SPLITS)
+    folder = datasets_dir / f"{composition.glyphs}-{total}-{composition.fingerprint()}"
+    if not exists(folder / "dataset.json"):
+        write_dataset(composition, folder, mnist_root=mnist_root, download=download, progress=progress)
+    return folder
+
+
+def write_dataset(
+    composition: Composition,
+    folder: Path,
+    *,
+    mnist_root: str | None = None,
+    download: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Compose a data set and write it to `folder`, which appears only when it is complete.
+
+    The folder gets `train/ val/ test/`, each with shards `data0.npy` `(n, H, W)` uint8, `lab0.npy` `(n,)` unsigned,
+    `truth0.npz` (what was drawn; for evaluation only), ..., and `dataset.json`. When another process finishes the
+    same set first, its result stands and this one is dropped. Memory does not grow with the number of images.
+
+    Args:
+        composition: what to compose.
+        folder: where to; must not exist, except as the same data set.
+        mnist_root: see `load_glyph_pools`.
+        download: see `load_glyph_pools`.
+        progress: called with the number of canvases written since the last call.
+
+    Raises:
+        InputError: the glyphs cannot be loaded, `folder` holds something else, or it cannot be written.
+    """
+    fingerprint = composition.fingerprint()
+    pools = load_glyph_pools(
+        composition.glyphs,
+        mnist_root=mnist_root,
+        download=download,
+        glyph_images=composition.glyph_images,
+        glyph_labels=composition.glyph_labels,
+        shared=composition.glyphs_shared,
+    )
+    temporary: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        pixels = composition.layout.height * composition.layout.width
+        require_space(folder.parent, pixels * sum(composition.count(split) for split in SPLITS), "the data set")
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
+        statistics = {
+            split: _write_split(composition, pools[split], stream, temporary / split, progress)
+            for stream, split in enumerate(SPLITS)
+        }
+        write_json(
+            temporary / "dataset.json",
+            {
+                "fingerprint": fingerprint,
+                **asdict(composition),
+                "glyphs_per_split": {split: len(pool.labels) for split, pool in pools.items()},
+                "statistics": statistics,
+            },
+        )
+        temporary.chmod(0o755)
+        with contextlib.suppress(FileNotFoundError):
+            folder.rmdir()  # an empty folder made beforehand is no reason to refuse
+        temporary.rename(folder)
+    except OSError as error:
+        description = folder / "dataset.json"
+        found = read_json(description) if exists(description) else None
+        if isinstance(found, dict) and found.get("fingerprint") == fingerprint:
+            return
+        if exists(folder):
+            raise InputError(f"{folder} exists and holds something else; choose another folder") from error
+        raise InputError(
+            f"cannot write {folder}: {error.strerror or error}; free space or choose another folder"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_split(
+    composition: Composition,
+    pool: GlyphPool,
+    stream: int,
+    folder: Path,
+    progress: Callable[[int], None] | None,
+) -> dict[str, Any]:
+    folder.mkdir()
+    layout, total = composition.layout, composition.count(folder.name)
+    label_type = np.min_scalar_type(9 * layout.digit_range[1])
+    pixel_sum = pixel_squares = 0
+    all_sums = []
+    for shard, first in enumerate(range(0, total, _SHARD)):
+        size = min(_SHARD, total - first)
+        drawn: list[Placements] = []
+        # written, not mapped: a full disk is then an error, where a mapped page would kill the process
+        with (folder / f"data{shard}.npy").open("wb") as images:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (size, layout.height, layout.width)}
+            np.lib.format.write_array_header_1_0(images, header)
+            for begin in range(0, size, _CHUNK):
+                count = min(_CHUNK, size - begin)
+                chunk, placements = compose(
+                    layout, pool, seed=composition.compose_seed, stream=stream, start=first + begin, count=count
+                )
+                images.write(chunk.data)
+                drawn.append(placements)
+                pixel_sum += int(chunk.sum(dtype=np.int64))
+                pixel_squares += int(np.square(chunk, dtype=np.uint16).sum(dtype=np.int64))  # 255**2 fits
+                if progress is not None:
+                    progress(count)
+        sums = np.concatenate([placements.sums for placements in drawn])
+        np.save(folder / f"lab{shard}.npy", sums.astype(label_type))
+        columns = ("digits", "left", "top", "glyph")
+        truth = {name: np.concatenate([getattr(part, name) for part in drawn]) for name in columns}
+        np.savez_compressed(folder / f"truth{shard}.npz", **truth)  # type: ignore[arg-type]
+        all_sums.append(sums)
+    for path in folder.iterdir():
+        _flush(path)
+    pixels, sums = total * layout.height * layout.width, np.concatenate(all_sums)
+    mean = pixel_sum / pixels
+    return {
+        "images": total,
+        "pixel_mean": round(mean, 4),
+        "pixel_std": round((pixel_squares / pixels - mean**2) ** 0.5, 4),
+        "sum_mean": round(float(sums.mean()), 4),
+        "sum_std": round(float(sums.std()), 4),
+    }
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,264 @@
+"""The LightningDataModule: from a description of the data to batches of images and sums."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from digitsum.data.augmentation import Augmentation
+from digitsum.data.batches import Batch, Batches, device_room, on_device
+from digitsum.data.canvases import Layout
+from digitsum.data.composed import Composition, cached_dataset
+from digitsum.data.glyphs import SPLITS
+from digitsum.data.shards import SumArrays, open_splits
+from digitsum.errors import InputError
+
+SHUFFLES = ("auto", "full", "blocks")
+
+BLOCKS_ABOVE = 4 * 10**9
+"""Bytes of training images above which `shuffle: auto` is `blocks`: the same on every machine, as a run's order must
+be, and so little that a machine of 8 GB keeps what is shuffled in full in its memory."""
+
+
+@dataclass
+class ArraysData:
+    """The user's own folder of shards (see `digitsum.data.shards.open_splits`).
+
+    Attributes:
+        root: the folder.
+        split_seed: of the 80/10/10 split; not the run's seed, so that a sweep over seeds has one validation set.
+        batch_size: images a batch, of all processes together.
+        shuffle: of the training images: `full`, `blocks` (of neighbours on the disk, for sets larger than memory; see
+            `digitsum.data.orders`), or `auto`: `blocks` above `BLOCKS_ABOVE`.
+        on_device: keep training and validation images on the GPU, if there is one and they fit in half of what is free.
+    """
+
+    root: str
+    split_seed: int = 0
+    batch_size: int = 64
+    shuffle: str = "auto"
+    on_device: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.split_seed < 0:
+            raise InputError(f"data.split_seed: expected 0 or more, got {self.split_seed}")
+
+
+@dataclass
+class ComposedData(Composition):
+    """A composed data set (see `digitsum.data.composed.Composition`) and where its parts are on this machine.
+
+    Attributes:
+        mnist_root: the folder that holds `MNIST/raw`.
+        download: whether MNIST may be downloaded to `mnist_root`.
+        datasets_dir: the folder in which composed sets are cached.
+        batch_size: see `ArraysData`.
+        shuffle: see `ArraysData`.
+        on_device: see `ArraysData`.
+    """
+
+    mnist_root: str | None = None
+    download: bool = False
+    datasets_dir: str = "outputs/datasets"
+    batch_size: int = 64
+    shuffle: str = "auto"
+    on_device: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(self)
+
+    @property
+    def composition(self) -> Composition:
+        """What determines the arrays, without where they are."""
+        return Composition(**{name: getattr(self, name) for name in Composition.__dataclass_fields__})
+
+
+class SumDataModule(L.LightningDataModule):
+    """Batches of images and sums, uint8 (or float32) up to the device.
+
+    Args:
+        data: where the images and sums come from.
+        shuffle_seed: of the order in which an epoch sees the training images.
+        augmentation: how far training images are bent; None or all zeros leave them as they are.
+        progress: see `digitsum.data.composed.write_dataset`.
+
+    Raises:
+        InputError: in `setup`, whatever is wrong with the data.
+    """
+
+    def __init__(
+        self,
+        data: ArraysData | ComposedData,
+        shuffle_seed: int = 0,
+        augmentation: Augmentation | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.data = data
+        self.shuffle_seed = shuffle_seed
+        self.augmentation = augmentation
+        self._progress = progress
+        self.splits: dict[str, SumArrays] = {}
+        self._fingerprints: dict[str, str] = {}
+        self._resident: dict[str, Batch] | None = None
+        # plain values alone: a checkpoint is loaded with weights_only=True
+        self.save_hyperparameters({"data": {"kind": _kind(data), **asdict(data)}}, logger=False)
+
+    def prepare_data(self) -> None:
+        """Compose the data set unless it is cached."""
+        _ = self.folder
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open and check the arrays, once."""
+        if not self.splits:
+            seed = self.data.split_seed if isinstance(self.data, ArraysData) else 0
+            self.splits = open_splits(self.folder, seed)
+
+    def state_dict(self) -> dict[str, Any]:
+        """A checkpoint knows the data that it was trained on."""
+        if not self._fingerprints:  # once: images all over the disk are read for it
+            self._fingerprints = {split: arrays.fingerprint() for split, arrays in self.splits.items()}
+        return dict(self._fingerprints)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compare the data with those of the checkpoint that a run resumes from.
+
+        Raises:
+            InputError: they differ.
+        """
+        for split, fingerprint in self.state_dict().items():
+            if state_dict.get(split) != fingerprint:
+                raise InputError(
+                    f"{self.folder}: the {split} data have changed since the checkpoint; restore them, or start a "
+                    "new run from its weights with init_from=CHECKPOINT"
+                )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """`(H, W)` of every image; after `setup`."""
+        return self.splits["train"].images.image_size
+
+    @property
+    def train_mean(self) -> float:
+        """The mean of the training sums, the best constant answer under squared error; after `setup`."""
+        train = self.splits["train"]
+        assert train.sums is not None
+        return train.sums[train.index].double().mean().item()
+
+    def batches(self, split: str, *, shuffle: bool = False) -> Batches:
+        """Batches of `split` (`train`, `val`, `test`), from first to last unless `shuffle`; after `setup`.
+
+        With a trainer, its process's part of them, and on its GPU where they fit (see `ArraysData`).
+
+        Raises:
+            InputError: a batch has fewer images than there are processes.
+        """
+        assert split in SPLITS
+        rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        if self.data.batch_size < world_size:
+            raise InputError(
+                f"data.batch_size: expected at least one image for each of the {world_size} processes, "
+                f"got {self.data.batch_size}"
+            )
+        large = self.splits["train"].num_bytes > BLOCKS_ABOVE
+        return Batches(
+            self.splits[split],
+            self.data.batch_size,
+            self.shuffle_seed if shuffle else None,
+            rank=rank,
+            world_size=world_size,
+            blocks=large if self.data.shuffle == "auto" else self.data.shuffle == "blocks",
+            resident=self._residents().get(split),
+        )
+
+    def _residents(self) -> dict[str, Batch]:
+        """Training and validation set on the trainer's device, put there when first asked for, if they fit."""
+        if self._resident is None and self.trainer is not None and self.data.on_device:
+            device = self.trainer.strategy.root_device
+            kept = {split: self.splits[split] for split in ("train", "val")}
+            fit = sum(arrays.num_bytes for arrays in kept.values()) <= device_room(device)
+            self._resident = {split: on_device(arrays, device) for split, arrays in kept.items()} if fit else {}
+        return self._resident or {}
+
+    def train_dataloader(self) -> Batches:
+        """Shuffled batches."""
+        return self.batches("train", shuffle=True)
+
+    def val_dataloader(self) -> Batches:
+        """Batches from first to last."""
+        return self.batches("val")
+
+    def test_dataloader(self) -> Batches:
+        """Batches from first to last."""
+        return self.batches("test")
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Augment a training batch, on the device."""
+        if self.augmentation and self.trainer is not None and self.trainer.training and len(batch["images"]):
+            return {**batch, "images": self.augmentation(batch["images"])}
+        return batch
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the data; a composed set is composed now unless it is cached."""
+        if isinstance(self.data, ArraysData):
+            return Path(self.data.root)
+        return cached_dataset(
+            self.data.composition,
+            Path(self.data.datasets_dir),
+            mnist_root=self.data.mnist_root,
+            download=self.data.download,
+            progress=self._progress,
+        )
+
+
+def data_of(description: Any, places: dict[str, str | None], path: Path) -> ArraysData | ComposedData:
+    """The data that a checkpoint describes, at its places on this machine.
+
+    Args:
+        description: what `SumDataModule` saved in the checkpoint's hyperparameters.
+        places: `root`, `mnist_root`, `datasets_dir` on this machine; None leaves what the checkpoint says.
+        path: of the checkpoint, named in errors.
+
+    Raises:
+        InputError: the checkpoint describes no data, or none that this version knows.
+    """
+    kinds: dict[str, type[ArraysData] | type[ComposedData]] = {"arrays": ArraysData, "composed": ComposedData}
+    try:
+        values = dict(description)
+        kind = kinds[values.pop("kind")]
+        values |= {
+            key: place for key, place in places.items() if place is not None and key in kind.__dataclass_fields__
+        }
+        if kind is ComposedData:
+            values["layout"] = _checked(Layout(**values["layout"]))
+        return _checked(kind(**values))
+    except InputError:
+        raise
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(
+            f"{path}: this checkpoint does not say what data it was trained on; pass input=PATH"
+        ) from error
+
+
+def _checked(settings: Any) -> Any:
+    """`settings` themselves, if each value is of the type that its field has; else a TypeError."""
+    for entry in fields(settings):
+        if entry.type is not Any and not isinstance(getattr(settings, entry.name), entry.type):  # type: ignore[arg-type]
+            raise TypeError(f"{entry.name} is no {entry.type}")
+    return settings
+
+
+def _kind(data: ArraysData | ComposedData) -> str:
+    return "arrays" if isinstance(data, ArraysData) else "composed"
+
+
+def _check(data: ArraysData | ComposedData) -> None:
+    if data.batch_size < 1:
+        raise InputError(f"data.batch_size: expected 1 or more images, got {data.batch_size}")
+    if data.shuffle not in SHUFFLES:
+        raise InputError(f"data.shuffle: expected one of {', '.join(SHUFFLES)}, got {data.shuffle!r}")

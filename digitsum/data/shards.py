@@ -1,0 +1,264 @@
+"""Shards on disk (`data0.npy`, `lab0.npy`, ...) as one checked, memory-mapped view of images and sums."""
+
+import hashlib
+import mmap
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from digitsum.data.glyphs import SPLITS
+from digitsum.errors import InputError
+from digitsum.files import allow_open_files, exists, is_folder, read_npy
+
+_NAME = re.compile(r"(data|lab|label)(\d+)\.npy")
+_SCAN = 1_000  # images checked at once: bounds the memory that a check takes
+_WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)  # Windows has none
+
+
+class ImageArrays:
+    """Images in one or more memory-mapped arrays, gathered by their numbers.
+
+    Args:
+        arrays: each `(n, H, W)`, all uint8 or all float, with the same `H` and `W`.
+        names: of the arrays' files, for the fingerprint.
+
+    Attributes:
+        image_size: `(H, W)`.
+        dtype: of gathered images: uint8 or float32.
+    """
+
+    def __init__(self, arrays: Sequence[np.ndarray], names: Sequence[str] = ()) -> None:
+        assert arrays
+        self._names = list(names)
+        self._arrays = list(arrays)
+        # every look into a memmap makes another memmap, which takes longer than to copy an image
+        self._parts = [np.asarray(array) for array in arrays]
+        self._starts = np.cumsum([0, *map(len, arrays)])
+        self.image_size: tuple[int, int] = (arrays[0].shape[1], arrays[0].shape[2])
+        self.dtype = torch.uint8 if arrays[0].dtype == np.uint8 else torch.float32
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def fingerprint(self) -> str:
+        """Hexadecimal digits that change with the arrays' names, shapes, dtypes, and some images spaced over each.
+
+        That is 64 images of each of up to 16 arrays, and fewer of more, because each is a place of its own on the disk.
+        """
+        digest = hashlib.blake2b(repr(self._names).encode(), digest_size=16)
+        samples = min(64, max(4, 1_024 // len(self._parts)))
+        rows = [np.unique(np.linspace(0, len(part) - 1, samples).astype(np.int64)) for part in self._parts]
+        for number in (number for start, some in zip(self._starts, rows, strict=False) for number in start + some):
+            self.read_ahead(number, number + 1)  # all at once: in turn the disk takes twenty times as long
+        for part, some in zip(self._parts, rows, strict=True):
+            spaced = torch.from_numpy(part[some])
+            digest.update(repr((part.shape, spaced.dtype)).encode())
+            digest.update(spaced.numpy().tobytes())
+        return digest.hexdigest()
+
+    def gather(self, index: torch.Tensor) -> torch.Tensor:
+        """Read the images at `index` `(B,)` int64: `(B, H, W)` uint8 in 0..255, or float32 in [0, 1]."""
+        numbers = index.numpy()
+        images = torch.empty((len(numbers), *self.image_size), dtype=self.dtype)
+        shards = np.searchsorted(self._starts, numbers, side="right") - 1
+        rows = (numbers - self._starts[shards]).tolist()
+        # image by image: shuffled batches have hardly two of one shard
+        for image, shard, row in zip(images.numpy(), shards.tolist(), rows, strict=True):
+            image[...] = self._parts[shard][row]
+        return images
+
+    def read_ahead(self, first: int, last: int) -> None:
+        """Ask the operating system to read images `first` to before `last` off the disk; returns without waiting."""
+        shards = np.searchsorted(self._starts, [first, last - 1], side="right") - 1
+        for shard in range(shards[0], shards[1] + 1):
+            array, start = self._arrays[shard], int(self._starts[shard])
+            begin, end = max(int(first) - start, 0), min(int(last) - start, len(array))
+            mapped = getattr(array, "_mmap", None)
+            if begin < end and mapped is not None and _WILL_NEED is not None:
+                offset = array.offset % mmap.ALLOCATIONGRANULARITY  # type: ignore[attr-defined]
+                stride = array.strides[0]
+                page = (offset + begin * stride) // mmap.PAGESIZE * mmap.PAGESIZE
+                mapped.madvise(_WILL_NEED, page, offset + end * stride - page)
+
+
+@dataclass(frozen=True)
+class SumArrays:
+    """A split: which images of a folder belong to it, and their sums.
+
+    Attributes:
+        images: the folder's images.
+        sums: `(M,)` int64 for every image of the folder, or None where the sums are unknown.
+        index: `(N,)` int64, the numbers of the split's images in the folder.
+    """
+
+    images: ImageArrays
+    sums: torch.Tensor | None
+    index: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def num_bytes(self) -> int:
+        """How many bytes the split's images are, as `images.gather` gives them."""
+        height, width = self.images.image_size
+        return len(self) * height * width * self.images.dtype.itemsize
+
+    def fingerprint(self) -> str:
+        """Hexadecimal digits that change with the images (see `ImageArrays.fingerprint`), any sum, or the split."""
+        digest = hashlib.blake2b(self.images.fingerprint().encode(), digest_size=16)
+        for numbers in (self.sums, self.index):
+            digest.update(b"" if numbers is None else numbers.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def open_splits(root: Path, split_seed: int) -> dict[str, SumArrays]:
+    """Open the user's folder of shards as `train`, `val` and `test`.
+
+    Either the folder has sub-folders of those three names, each with shards, or it has shards itself, which are split
+    80/10/10 at random by `split_seed`.
+
+    Raises:
+        InputError: see `open_shards`; or fewer than 10 images to split; or sub-folders whose image sizes differ.
+    """
+    if not is_folder(root):
+        raise InputError(f"{root}: expected a folder of shards, found {'a file' if exists(root) else 'nothing'}")
+    present = [split for split in SPLITS if is_folder(root / split)]
+    if present:
+        missing = [split for split in SPLITS if split not in present]
+        if missing:
+            raise InputError(f"{root}: expected sub-folders train, val and test, found no {' and no '.join(missing)}")
+        splits = {split: open_shards(root / split) for split in SPLITS}
+        for split, arrays in splits.items():
+            if arrays.images.image_size != splits["train"].images.image_size:
+                raise InputError(
+                    f"{root / split}: expected images of {_size(splits['train'])} as in train, found {_size(arrays)}"
+                )
+        return splits
+    everything = open_shards(root)
+    tenth = len(everything) // 10
+    if tenth == 0:
+        raise InputError(f"{root}: expected at least 10 images to split 80/10/10, found {len(everything)}")
+    order = torch.from_numpy(np.random.default_rng(split_seed).permutation(len(everything)))
+    parts = {"train": order[2 * tenth :], "val": order[:tenth], "test": order[tenth : 2 * tenth]}
+    return {split: SumArrays(everything.images, everything.sums, part.sort().values) for split, part in parts.items()}
+
+
+def open_shards(folder: Path, *, need_sums: bool = True) -> SumArrays:
+    """Open and check every shard of a folder: `data*.npy` with `lab*.npy` or `label*.npy`, in natural order.
+
+    Images are `(n, H, W)`, `(n, 1, H, W)` or `(n, H, W, 1)`, uint8, or float in [0, 1]; sums are `(n,)` or `(n, 1)`, of
+    any integer or integral float type. Only the sums, and float images, are read to be checked.
+
+    Args:
+        folder: the folder.
+        need_sums: whether a folder without a single label file is a mistake.
+
+    Raises:
+        InputError: the folder has no shards, a shard has no partner, or one of its arrays is not as above.
+    """
+    found: dict[str, dict[int, Path]] = {"data": {}, "lab": {}}
+    try:
+        paths = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"cannot read {folder}: {error.strerror or error}") from error
+    for path in paths:
+        match = _NAME.fullmatch(path.name)
+        if match:
+            kind, number = match[1][:4].replace("labe", "lab"), int(match[2])
+            if number in found[kind]:
+                raise InputError(f"{folder}: expected one file, found both {found[kind][number].name} and {path.name}")
+            found[kind][number] = path
+    data, labels = found["data"], found["lab"]
+    allow_open_files(len(data))
+    if not data:
+        raise InputError(f"{folder}: expected shards data0.npy and lab0.npy, data1.npy ..., found none")
+    if not labels and not need_sums:
+        return _joined({path: read_images(path) for _, path in sorted(data.items())}, None)
+    for number in sorted(data.keys() ^ labels.keys()):
+        if number in data:
+            raise InputError(
+                f"{data[number]}: expected its sums in lab{number}.npy or label{number}.npy, found neither"
+            )
+        raise InputError(f"{labels[number]}: expected its images in data{number}.npy, found none")
+    images = {data[number]: read_images(data[number]) for number in sorted(data)}
+    sums = []
+    for number, (path, array) in zip(sorted(data), images.items(), strict=True):
+        sums.append(read_sums(labels[number]))
+        if len(sums[-1]) != len(array):
+            raise InputError(
+                f"{labels[number]}: expected one sum for each of the {len(array)} images in {path.name}, "
+                f"found {len(sums[-1])}"
+            )
+    return _joined(images, np.concatenate(sums))
+
+
+def _joined(arrays: dict[Path, np.ndarray], sums: np.ndarray | None) -> SumArrays:
+    (first_path, first), *rest = arrays.items()
+    for path, array in rest:
+        if array.shape[1:] != first.shape[1:]:
+            raise InputError(
+                f"{path}: expected images of {first.shape[1]}x{first.shape[2]} as in {first_path.name}, "
+                f"found {array.shape[1]}x{array.shape[2]}"
+            )
+        if array.dtype != first.dtype:
+            raise InputError(f"{path}: expected pixels of {first.dtype} as in {first_path.name}, found {array.dtype}")
+    images = ImageArrays(list(arrays.values()), [path.name for path in arrays])
+    return SumArrays(images, None if sums is None else torch.from_numpy(sums), torch.arange(len(images)))
+
+
+def read_images(path: Path) -> np.ndarray:
+    """Map the images of one `.npy` file: `(n, H, W)`, uint8, or float in [0, 1].
+
+    Raises:
+        InputError: no such file, or its shape, dtype or values are not those of images.
+    """
+    array: np.ndarray = read_npy(path)
+    if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
+        array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
+    if array.ndim != 3:
+        raise InputError(f"{path}: expected images (n, H, W), (n, 1, H, W) or (n, H, W, 1), found shape {array.shape}")
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype not in (np.float16, np.float32, np.float64):
+        raise InputError(f"{path}: expected pixels of dtype uint8, float16, float32 or float64, found {array.dtype}")
+    for start in range(0, len(array), _SCAN):
+        part = array[start : start + _SCAN]
+        if not (part.min() >= 0 and part.max() <= 1):  # false for NaN as well
+            bad = start + int(np.flatnonzero(~((part >= 0) & (part <= 1)).all((1, 2)))[0])
+            raise InputError(
+                f"{path}: expected float pixels in [0, 1], found others in image {bad}; "
+                "store 0..255 as uint8, or divide by 255"
+            )
+    return array
+
+
+def read_sums(path: Path) -> np.ndarray:
+    """Read the sums of one `.npy` file as `(n,)` int64.
+
+    Raises:
+        InputError: no such file, or it does not hold whole numbers of 0 or more.
+    """
+    array = np.asarray(read_npy(path))
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise InputError(f"{path}: expected sums (n,) or (n, 1), found shape {array.shape}")
+    if array.dtype.kind not in "iuf":
+        raise InputError(f"{path}: expected whole numbers, found dtype {array.dtype}")
+    # 2**53 is the last whole number up to which a double holds every one; a float16 cannot even hold the bound
+    values = array.astype(np.float64) if array.dtype.kind == "f" else array
+    with np.errstate(invalid="ignore"):
+        good = (values >= 0) & (values <= 2**53) & (values == np.floor(values))
+    if not good.all():
+        bad = int(np.flatnonzero(~good)[0])
+        raise InputError(f"{path}: expected whole sums of 0 or more, found {array[bad]} at row {bad}")
+    return array.astype(np.int64)
+
+
+def _size(arrays: SumArrays) -> str:
+    return "{}x{}".format(*arrays.images.image_size)

@@ -1,0 +1,203 @@
+"""A pass of a trained model over images: its metrics beside the constant answer's, and what a figure needs."""
+
+import heapq
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from digitsum.data.batches import Batch
+from digitsum.figures import answers_figure, readings_figure
+from digitsum.metrics import sum_metrics
+from digitsum.models.base import Answers
+from digitsum.models.module import SumModule
+
+MAX_POINTS = 30_000
+"""The most points that a scatter plot shows."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One image with all that is shown beside it.
+
+    Attributes:
+        name: of the image.
+        image: `(H, W)` uint8 or float in [0, 1].
+        pred: the predicted sum.
+        target: the true sum, if it is known.
+        probs: `(S,)` the probability of each sum, or None.
+        digits: what was read, if the network reads.
+        places: how far to the right the middle of each digit is, in pixels.
+    """
+
+    name: str
+    image: np.ndarray
+    pred: float
+    target: int | None = None
+    probs: np.ndarray | None = None
+    digits: tuple[int, ...] = ()
+    places: tuple[float, ...] = ()
+
+
+def shown(batch: Batch, answers: Answers, row: int, part: str = "") -> Shown:
+    """What to show of one row of a batch."""
+    sums = batch.get("sums")
+    rest: dict[str, Any] = {}
+    if answers.probs is not None:
+        digits, places = answers.reading.digits[row], answers.reading.places[row]
+        rest = {
+            "probs": answers.probs[row].float().cpu().numpy(),
+            "digits": tuple(digits[digits >= 0].tolist()),
+            "places": tuple(places[digits >= 0].tolist()),
+        }
+    return Shown(
+        name=f"{part} {int(batch['index'][row])}".strip(),
+        image=batch["images"][row].cpu().numpy(),
+        pred=answers.estimate[row].item(),
+        target=None if sums is None else int(sums[row]),
+        **rest,
+    )
+
+
+def shown_figure(images: Sequence[Shown], title: str, *, named: bool = True) -> Figure:
+    """Images with their answers, and with the digits and the distribution of the sum where the network has them."""
+    pixels = np.stack([one.image for one in images])
+    known = [one.target for one in images if one.target is not None]
+    target = np.array(known) if len(known) == len(images) else None
+    names = [one.name for one in images] if named else None
+    if all(one.probs is not None for one in images):
+        probs = np.stack([one.probs for one in images])  # type: ignore[misc]
+        digits, places = [one.digits for one in images], [one.places for one in images]
+        return readings_figure(pixels, probs, digits, places, target, title, names)
+    return answers_figure(pixels, np.array([one.pred for one in images]), target, title, names)
+
+
+class Evaluation:
+    """Results of one pass, gathered batch by batch in bounded memory.
+
+    Args:
+        train_mean: the constant answer.
+        num_worst: how many of the largest errors to keep with their images.
+
+    Attributes:
+        count: images seen.
+    """
+
+    def __init__(self, train_mean: float, num_worst: int = 0) -> None:
+        self.train_mean = train_mean
+        self.count = 0
+        self._num_worst = num_worst
+        self._model = sum_metrics()
+        self._constant = sum_metrics()
+        for metric in (*self._model.values(), *self._constant.values()):
+            metric.distributed_available_fn = None  # each process is shown all images: there is nothing to add up
+        self._worst: list[tuple[float, int, Shown]] = []
+        self._ties = itertools.count(step=-1)
+        self._points: list[np.ndarray] = []
+        self._stride = 1
+
+    def update(self, batch: Batch, answers: Answers, part: str = "") -> None:
+        """Add a batch with sums and the answers to it; `part` is what the batch belongs to."""
+        sums, preds = batch["sums"].cpu(), answers.estimate.float().cpu()
+        self._model.update(preds, sums)
+        self._constant.update(torch.full_like(preds, self.train_mean), sums)
+        self._keep_points(torch.stack([sums.float(), preds], dim=1).numpy())
+        if self._num_worst:
+            self._keep_worst(batch, answers, (preds - sums).abs(), part)
+        self.count += len(sums)
+
+    def row(self) -> dict[str, dict[str, float]]:
+        """`model` and `constant`, each with `mse, rmse, mae, within_5, within_1, exact` and `count`."""
+        return {
+            who: {**{name: value.item() for name, value in metrics.compute().items()}, "count": self.count}
+            for who, metrics in (("model", self._model), ("constant", self._constant))
+        }
+
+    @property
+    def points(self) -> np.ndarray:
+        """`(P, 2)` float32, true and predicted sums of at most `MAX_POINTS` images, evenly spaced over the pass."""
+        return np.concatenate(self._points) if self._points else np.empty((0, 2), np.float32)
+
+    @property
+    def worst(self) -> list[Shown]:
+        """The images with the largest errors, the largest first."""
+        return [one for _, _, one in sorted(self._worst, key=lambda kept: kept[:2], reverse=True)]
+
+    def _keep_points(self, points: np.ndarray) -> None:
+        first = -self.count % self._stride  # of this batch, where every stride-th image of the pass is kept
+        self._points.append(points[first :: self._stride])
+        if sum(map(len, self._points)) > MAX_POINTS:
+            self._points = [self.points[::2]]
+            self._stride *= 2
+
+    def _keep_worst(self, batch: Batch, answers: Answers, errors: torch.Tensor, part: str) -> None:
+        for row in errors.argsort(descending=True, stable=True)[: self._num_worst].tolist():
+            rank = (errors[row].item(), next(self._ties))  # the ties tell equal errors apart: the first image stays
+            if len(self._worst) < self._num_worst:
+                heapq.heappush(self._worst, (*rank, shown(batch, answers, row, part)))
+            elif rank > self._worst[0][:2]:
+                heapq.heapreplace(self._worst, (*rank, shown(batch, answers, row, part)))
+
+
+class _Listener(L.Callback):
+    def __init__(self, listeners: Iterable[Any]) -> None:
+        self._listeners = list(listeners)
+
+    def on_predict_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        for listener in self._listeners:
+            listener(batch, outputs)
+
+
+def predict(trainer: L.Trainer, module: SumModule, batches: Iterable[Batch], *listeners: Any) -> None:
+    """Run the model in evaluation mode over all batches; each listener is called with `(batch, answers)`.
+
+    Nothing is collected here, so memory does not grow with the number of images.
+    """
+    listener = _Listener(listeners)
+    trainer.callbacks.append(listener)  # type: ignore[attr-defined]
+    try:
+        trainer.predict(module, batches, return_predictions=False)
+    finally:
+        trainer.callbacks.remove(listener)  # type: ignore[attr-defined]
+
+
+def of_all_processes(*parts: torch.Tensor) -> list[torch.Tensor]:
+    """Each tensor `(B, ...)` together with those of the other processes, in their order; to be called in all of them.
+
+    The parts may differ in length. A process that is alone gets its own.
+    """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return list(parts)
+    return [torch.cat(gather_all_tensors(part)) for part in parts]
+
+
+METRIC_TITLES = {
+    "mse": "MSE",
+    "rmse": "RMSE",
+    "mae": "MAE",
+    "within_5": "within 5",
+    "within_1": "within 1",
+    "exact": "exact",
+}
+
+
+def metrics_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """A plain-text table of `{split: {who: metrics}}`, one line for each, fractions in percent."""
+    lines = [f"{'split':<8}{'answer':<14}{'images':>9}" + "".join(f"{title:>10}" for title in METRIC_TITLES.values())]
+    names = {"model": "model", "last": "last epoch", "constant": "constant"}
+    for split, rows in results.items():
+        for who in (name for name in names if name in rows):
+            cells = "".join(
+                f"{rows[who][key]:>10.3f}" if key in ("mse", "rmse", "mae") else f"{rows[who][key]:>10.2%}"
+                for key in METRIC_TITLES
+            )
+            lines.append(f"{split:<8}{names[who]:<14}{int(rows[who]['count']):>9,}{cells}")
+    return "\n".join(lines)

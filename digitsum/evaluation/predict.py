@@ -1,0 +1,169 @@
+"""Predictions for a set of images: a table, and where the sums are known metrics and figures."""
+
+import csv
+import functools
+import io
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from digitsum.data.batches import Batch, Batches
+from digitsum.data.pictures import PictureBatches
+from digitsum.evaluation.calibration import Confidence
+from digitsum.evaluation.evaluate import Evaluation, Shown, predict, shown, shown_figure
+from digitsum.evaluation.transcription import ReadingAccuracy
+from digitsum.figures import reliability_figure, scatter_figure
+from digitsum.files import write_json, written_whole
+from digitsum.metrics import round_sums
+from digitsum.models.base import Answers, interval_of, probability_of
+from digitsum.models.module import SumModule
+from digitsum.runs.environment import write_figure
+from digitsum.runs.locate import METRICS_FILE
+
+_NUM_SHOWN = 12
+
+
+def write_predictions(
+    trainer: L.Trainer,
+    module: SumModule,
+    parts: dict[str, Batches | PictureBatches],
+    folder: Path,
+    truths: dict[str, ReadingAccuracy] | None = None,
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Predict every image of every part and write the results into `folder`.
+
+    Writes `predictions.csv` (`part`, `index` or `file`, `predicted`, `rounded`, for pictures `changes`, and where the
+    sums are known `actual` and `error`), and where they are known `metrics.json`, `scatter.png` and `worst.png`.
+
+    From a network that reads digits the table also gets `probability` (of the rounded sum), `low` and `high` (the ends
+    of the central 90 % interval) and `digits`, and `overlays.png` shows the first images, where the sums are known the
+    first that were read right and the first that were read wrong. `metrics.json` then has the rows `confidence` and,
+    where the digits are known as well, `reading`, and `reliability.png` shows whether it is right as often as it says.
+
+    Memory does not grow with the number of images.
+
+    Args:
+        trainer: runs the passes.
+        module: the trained model.
+        parts: batches by name, either all with sums or all without.
+        folder: where to; the files in it are replaced.
+        truths: by part, what compares readings with the digits that were drawn, where these are known.
+
+    Returns:
+        What `metrics.json` has: for each part, and for `all` where there are several, rows of figures; empty without
+        sums.
+    """
+    reads = module.net.reads_digits
+    total, total_confidence, overlays = Evaluation(module.train_mean, _NUM_SHOWN), Confidence(), _Overlays()
+    rows: dict[str, dict[str, Any]] = {}
+    with written_whole(folder / "predictions.csv") as file:
+        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+        writer = csv.writer(text, lineterminator="\n")
+        for number, (part, batches) in enumerate(parts.items()):
+            listeners: list[Any] = [_Table(writer, part, batches, header=number == 0, reads=reads)]
+            if reads:
+                listeners.append(functools.partial(overlays.update, part=part))
+            if isinstance(batches, Batches) and batches.arrays.sums is not None:
+                rows[part] = {"model": Evaluation(module.train_mean)}
+                listeners.append(functools.partial(total.update, part=part))
+                if reads:
+                    rows[part]["confidence"] = Confidence()
+                    listeners.append(total_confidence.update)
+                    if truths and part in truths:
+                        rows[part]["reading"] = truths[part]
+                listeners += [row.update for row in rows[part].values()]
+            predict(trainer, module, batches, *listeners)
+        text.detach()
+    names = ", ".join(parts)
+    if overlays.images:
+        write_figure(folder / "overlays.png", shown_figure(overlays.images, overlays.title(names)))
+    if not rows:
+        return {}
+
+    if len(rows) > 1:
+        rows["all"] = {"model": total, **({"confidence": total_confidence} if reads else {})}
+    results = {
+        part: {**found.pop("model").row(), **{name: row.report() for name, row in found.items()}}
+        for part, found in rows.items()
+    }
+    target, preds = total.points.T
+    title = f"Actual against predicted sums: {names}"
+    write_figure(folder / "scatter.png", scatter_figure(target, preds, title, total=total.count))
+    worst = total.worst
+    write_figure(folder / "worst.png", shown_figure(worst, f"The {len(worst)} largest errors: {names}"))
+    if reads:
+        figure = reliability_figure(
+            *total_confidence.reliability(), *total_confidence.selective(), f"Confidence: {names}"
+        )
+        write_figure(folder / "reliability.png", figure)
+    write_json(folder / METRICS_FILE, results)
+    return results
+
+
+class _Overlays:
+    """The first images of a pass: so many read right and so many read wrong, or twice as many of unknown sums."""
+
+    def __init__(self) -> None:
+        self._right: list[Shown] = []
+        self._wrong: list[Shown] = []
+        self._unknown: list[Shown] = []
+
+    @property
+    def images(self) -> list[Shown]:
+        """Those read right, then those read wrong."""
+        return self._right + self._wrong + self._unknown
+
+    def title(self, names: str) -> str:
+        """What the images are."""
+        if self._unknown:
+            return f"The first {len(self._unknown)} images: {names}"
+        return f"The first {len(self._right)} images read right, and the first {len(self._wrong)} read wrong: {names}"
+
+    def update(self, batch: Batch, answers: Answers, part: str) -> None:
+        """Keep what is still wanted of a batch."""
+        known = "sums" in batch
+        missing = min(len(self._right), len(self._wrong)) < _NUM_SHOWN if known else len(self._unknown) < 2 * _NUM_SHOWN
+        if not missing:
+            return
+        right = (answers.estimate.cpu() == batch["sums"].cpu()).tolist() if known else []
+        for row in range(len(batch["index"])):
+            kept = (self._right if right[row] else self._wrong) if known else self._unknown
+            if len(kept) < (_NUM_SHOWN if known else 2 * _NUM_SHOWN):
+                kept.append(shown(batch, answers, row, part))
+
+
+class _Table:
+    """Writes a part's rows as its batches are answered."""
+
+    def __init__(self, writer: Any, part: str, batches: Batches | PictureBatches, *, header: bool, reads: bool) -> None:
+        self._writer = writer
+        self._part = part
+        self._paths = batches.paths if isinstance(batches, PictureBatches) else None
+        if header:
+            known = isinstance(batches, Batches) and batches.arrays.sums is not None
+            writer.writerow(
+                ["part", "file" if self._paths else "index", "predicted", "rounded"]
+                + (["probability", "low", "high", "digits"] if reads else [])
+                + (["changes"] if self._paths else [])
+                + (["actual", "error"] if known else [])
+            )
+
+    def __call__(self, batch: Batch, answers: Answers) -> None:
+        preds = answers.estimate.float().cpu()
+        rounded = round_sums(preds).long().tolist()
+        sums = batch["sums"].tolist() if "sums" in batch else None
+        columns: list[Any] = []
+        if answers.probs is not None:
+            probs = answers.probs.cpu()
+            probability = [f"{p:.4f}" for p in probability_of(probs, preds).tolist()]
+            low, high = interval_of(probs)
+            columns = [probability, low.tolist(), high.tolist(), answers.reading.texts()]
+        if self._paths:
+            columns.append(batch["changes"])
+        for row, (index, pred) in enumerate(zip(batch["index"].tolist(), preds.tolist(), strict=True)):
+            cells = [self._part, self._paths[index].name if self._paths else index, f"{pred:.4f}", rounded[row]]
+            cells += [column[row] for column in columns]
+            if sums is not None:
+                cells += [sums[row], f"{pred - sums[row]:.4f}"]
+            self._writer.writerow(cells)

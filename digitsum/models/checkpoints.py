@@ -1,0 +1,162 @@
+"""Checkpoints: from a file to a model, without trusting the file."""
+
+import json
+import math
+import os
+import pickle
+import re
+import stat
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from digitsum.errors import InputError
+from digitsum.files import written_whole
+from digitsum.models.module import SumModule
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Lightning's way of writing checkpoints, but whole or not at all (see `digitsum.files.written_whole`)."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write `checkpoint` to the file `path`.
+
+        Raises:
+            InputError: it cannot be written; an older file there is as it was.
+        """
+        with written_whole(Path(path)) as file:
+            torch.save(checkpoint, file)
+
+    def load_checkpoint(self, path: Any, *arguments: Any, **options: Any) -> dict[str, Any]:
+        """Read the checkpoint that a run resumes from; the checkpoints that it names are looked for beside it.
+
+        `ModelCheckpoint` reads and deletes files at the paths that it finds in a checkpoint. A run's folder may have
+        been moved, and a stranger's checkpoint may name any file of the reader's.
+        """
+        checkpoint = super().load_checkpoint(path, *arguments, **options)
+        folder = os.path.realpath(Path(path).parent)
+        for state in checkpoint.get("callbacks", {}).values():
+            if isinstance(state, dict) and "best_model_path" in state:
+                for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                    state[key] = _beside(state.get(key, ""), folder)
+                best = state.get("best_k_models", {})
+                state["best_k_models"] = {_beside(name, folder): score for name, score in best.items()}
+                state["dirpath"] = folder
+        return checkpoint
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of a `SumModule`, or its weights as `.safetensors`; plain values and tensors, no code is run.
+
+    Raises:
+        InputError: no such file, no checkpoint, one that holds more than plain values, or another model's.
+    """
+    try:
+        status = path.stat()
+        if stat.S_ISREG(status.st_mode):
+            path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{path}: expected a checkpoint, found nothing") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(status.st_mode):
+        found = "a folder" if stat.S_ISDIR(status.st_mode) else "no file"
+        raise InputError(f"{path}: expected a checkpoint, found {found}")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    refused = False
+    try:
+        _require_whole(path, status.st_size)
+        refused = True  # as a zip file it is sound
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch names no exception of its own for a damaged or a refused file
+        refused = refused and isinstance(error, pickle.UnpicklingError)
+        reason = "holds more than plain values" if refused else "is damaged or no checkpoint"
+        raise InputError(f"{path}: expected a checkpoint written by scripts/train.py, but it {reason}") from error
+    if (
+        not isinstance(checkpoint, dict)
+        or not {"state_dict", "hyper_parameters"} <= checkpoint.keys()
+        or not isinstance(checkpoint.get("datamodule_hyper_parameters", {}), dict)
+    ):
+        raise InputError(f"{path}: expected a checkpoint written by scripts/train.py, found another file of torch's")
+    return checkpoint
+
+
+def load_model(path: str | Path) -> SumModule:
+    """Load a trained model, in evaluation mode on the CPU, from its checkpoint alone.
+
+    Call it with images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; it answers with the sums `(N,)`.
+
+    Raises:
+        InputError: see `read_checkpoint`; or hyperparameters or weights that do not fit the network.
+    """
+    return model_of(read_checkpoint(Path(path)), Path(path))
+
+
+def model_of(checkpoint: dict[str, Any], path: Path) -> SumModule:
+    """Build the model that `read_checkpoint` returned; `path` is named in errors."""
+    try:
+        hyper_parameters, state_dict = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        for name, value in state_dict.items():
+            # a tensor may claim a size that it has no memory for
+            whole = value.is_cpu and value.nbytes <= value.untyped_storage().nbytes()
+            number = value.is_floating_point() or value.dtype == torch.int64  # batch norm counts its batches
+            if not (whole and number and value.isfinite().all()):
+                raise InputError(f"expected finite numbers as {name}")
+        if not math.isfinite(hyper_parameters.get("train_mean", 0.0)):
+            raise InputError("expected a finite number as train_mean")
+        with torch.device("meta"):  # takes no memory, however large a network the hyperparameters claim
+            SumModule(**hyper_parameters).load_state_dict(state_dict, assign=True)
+        module = SumModule(**hyper_parameters)
+        module.load_state_dict(state_dict)
+    except Exception as error:  # hyperparameters and weights may be any plain values
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: this checkpoint does not fit this version of digitsum ({reason})") from error
+    return module.eval()
+
+
+def save_safetensors(module: SumModule, path: Path) -> None:
+    """Write a model's weights and hyperparameters as safetensors, which `load_model` and `read_checkpoint` read.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    hyper_parameters = json.dumps(dict(module.hparams))
+    content = safetensors.torch.save(
+        {name: value.contiguous() for name, value in module.state_dict().items()},
+        {"hyper_parameters": hyper_parameters},
+    )
+    with written_whole(path) as file:
+        file.write(content)
+
+
+def _read_safetensors(path: Path) -> dict[str, Any]:
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            hyper_parameters = json.loads((file.metadata() or {})["hyper_parameters"])
+            state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except Exception as error:  # a damaged file raises whatever the parser stumbled over
+        raise InputError(f"{path}: expected weights written by digitsum, but it is damaged or another's") from error
+    return {"state_dict": state_dict, "hyper_parameters": hyper_parameters}
+
+
+def _require_whole(path: Path, size: int) -> None:
+    """Raise some exception unless `path` is a zip file as torch writes them, whose checksums hold.
+
+    Torch itself takes a flipped bit for a weight, and would unpack a small file to any size.
+    """
+    with zipfile.ZipFile(path) as file:
+        if sum(entry.file_size for entry in file.infolist()) > size:
+            raise ValueError("claims to hold more than its own size")
+        if file.testzip() is not None:
+            raise ValueError("a checksum does not hold")
+
+
+def _beside(path: Any, folder: str) -> str:
+    """The checkpoint in `folder` that has the name of the one at `path`; empty where that is no checkpoint's name."""
+    name = re.split(r"[/\\]", str(path))[-1]
+    return str(Path(folder, name)) if Path(name).suffix == ".ckpt" else ""

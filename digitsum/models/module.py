@@ -1,0 +1,236 @@
+"""The LightningModule: stages, logging and optimiser, written once for every network."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+
+from digitsum.data.batches import Batch
+from digitsum.errors import InputError
+from digitsum.models.base import Answers
+from digitsum.models.registry import build_network
+from digitsum.running import Running
+
+SCHEDULES = ("constant", "one_cycle", "cosine")
+
+
+@dataclass
+class OptimizerSettings:
+    """Adam and its schedule; the defaults are Keras's, which the reference leaves untouched.
+
+    Attributes:
+        lr: learning rate; the highest one where a schedule changes it.
+        beta1: decay of the running mean of the gradient.
+        beta2: decay of the running mean of its square.
+        epsilon: added to the root of that square.
+        weight_decay: decoupled, as in AdamW; 0 is Adam.
+        schedule: of the learning rate over the whole run: `constant`, `one_cycle` (up, then down to nothing) or
+            `cosine` (down to nothing).
+        warmup: share of the run over which `one_cycle` goes up.
+
+    Raises:
+        InputError: a value out of range.
+    """
+
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-7
+    weight_decay: float = 0.0
+    schedule: str = "constant"
+    warmup: float = 0.3
+
+    def __post_init__(self) -> None:
+        if not 0 < self.lr < float("inf"):
+            raise InputError(f"model.lr: expected a positive number, got {self.lr}")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"model.{name}: expected a number in [0, 1), got {getattr(self, name)}")
+        for name in ("epsilon", "weight_decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"model.{name}: expected 0 or more, got {getattr(self, name)}")
+        if not 0 < self.warmup < 1:
+            raise InputError(f"model.warmup: expected a share in (0, 1), got {self.warmup}")
+        if self.schedule not in SCHEDULES:
+            raise InputError(f"model.schedule: expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+
+
+class SumModule(L.LightningModule):
+    """Trains and applies a network that reads sums off images.
+
+    Offers `train/loss`, `train/mae`, ... and the same for `val` and `test` once an epoch as Lightning's metrics;
+    `digitsum.training.callbacks.History` writes them to the logger.
+
+    Args:
+        network: short name of the network, a key of `digitsum.models.registry.NETWORKS`.
+        image_size: `(H, W)` of the images.
+        options: the network's options, plain values.
+        optimizer: fields of `OptimizerSettings`.
+        train_mean: the mean of the training sums: the constant answer that stands beside every figure.
+
+    Raises:
+        InputError: an unknown network, or a value that it or the optimiser refuses.
+    """
+
+    def __init__(
+        self,
+        network: str,
+        image_size: tuple[int, int],
+        options: dict[str, Any] | None = None,
+        optimizer: dict[str, Any] | None = None,
+        train_mean: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.image_size = (image_size[0], image_size[1])
+        self.train_mean = train_mean
+        self.optimizer_settings = OptimizerSettings(**(optimizer or {}))
+        self.net = build_network(network, self.image_size, options or {})
+        # plain values alone: a checkpoint is loaded with weights_only=True
+        self.save_hyperparameters(
+            {
+                "network": network,
+                "image_size": list(self.image_size),
+                "options": dict(options or {}),
+                "optimizer": asdict(self.optimizer_settings),
+                "train_mean": train_mean,
+            },
+            logger=False,
+        )
+        self.last_loss: torch.Tensor | None = None
+        self.train_running = Running("train")
+        self.val_running = Running("val")
+        self.test_running = Running("test")
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Read sums off images.
+
+        Args:
+            images: `(N, H, W)`, uint8 in 0..255 or float in [0, 1].
+
+        Returns:
+            `(N,)` float, the best single answers, as real numbers.
+        """
+        return self.net.estimate(self.net(images))
+
+    def answer(self, images: torch.Tensor) -> Answers:
+        """All that the network says of images `(N, H, W)`; see `forward`."""
+        return self.net.answer(self.net(images))
+
+    def on_fit_start(self) -> None:
+        """Let each process draw its own dropout: until now their seeds were equal, so that their weights are.
+
+        Metric states are fresh: those that an earlier `trainer.validate` left cannot be updated outside of it.
+        """
+        for running in (self.train_running, self.val_running):
+            running.reset()
+        if self.global_rank:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """One batch: loss and metrics as they are while learning, with dropout on."""
+        if len(batch["sums"]):
+            output = self.net(batch["images"])
+            loss = self.net.loss(output, batch["sums"])
+            self.train_running.update(loss, self.net.estimate(output.detach()), batch["sums"])
+            self.last_loss = loss.detach()  # for a progress bar; to log it costs more than all else around a step
+        else:  # there is nothing to learn for this process, but the others wait for its gradient
+            loss = 0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
+        self._check_finite(loss, batch_idx)
+        return loss * batch.get("share", 1)
+
+    def train_results(self) -> dict[str, torch.Tensor]:
+        """`train/loss`, `train/mae`, ... of the epoch so far; to be called in all processes."""
+        return self.train_running.compute()
+
+    def on_train_epoch_end(self) -> None:
+        """Offer the epoch's training metrics to whatever monitors one."""
+        self.log_dict(self.train_results(), logger=False, sync_dist=True)
+        self.train_running.reset()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """One batch of the validation set; returns the answers `(B,)`."""
+        return self._evaluation_step(self.val_running, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation metrics."""
+        self._log_evaluation(self.val_running)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
+        """One batch of the test set; returns the answers `(B,)`."""
+        return self._evaluation_step(self.test_running, batch)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test metrics."""
+        self._log_evaluation(self.test_running)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Answers:
+        """One batch of any images, with or without sums; returns all that the network says of them."""
+        if not len(batch["images"]):  # this process's part of the last batch
+            return Answers(torch.empty(0, device=self.device))
+        return self.answer(batch["images"])
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Adam, fused into one kernel, with the schedule stepped after each batch."""
+        settings = self.optimizer_settings
+        optimizer = torch.optim.AdamW(
+            self.parameters(),
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        if settings.schedule == "constant":
+            return optimizer
+        if self.trainer.estimated_stepping_batches == float("inf"):
+            raise InputError(
+                f"trainer.max_epochs: model.schedule={settings.schedule} needs an end, got {self.trainer.max_epochs}"
+            )
+        steps = int(self.trainer.estimated_stepping_batches)
+        scheduler: torch.optim.lr_scheduler.LRScheduler
+        if settings.schedule == "one_cycle":
+            # a rise of exactly one step makes torch divide by zero
+            warmup = settings.warmup * (1.001 if settings.warmup * steps == 1 else 1)
+            scheduler = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, settings.lr, total_steps=steps, pct_start=warmup, cycle_momentum=False
+            )
+        else:
+            scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _evaluation_step(self, running: Running, batch: Batch) -> torch.Tensor:
+        if not len(batch["sums"]):  # this process's part of the last batch
+            return torch.empty(0, device=self.device)
+        output = self.net(batch["images"])
+        preds = self.net.estimate(output).float()
+        running.update(self.net.loss(output, batch["sums"]), preds, batch["sums"])
+        return preds
+
+    def _log_evaluation(self, running: Running) -> None:
+        # within a fit, History writes to the logger; trainer.validate and trainer.test do it themselves
+        logger = self.trainer.state.fn != TrainerFn.FITTING
+        for name, value in running.compute().items():
+            self.log(name, value, logger=logger, prog_bar=name == "val/mae", sync_dist=True)
+        running.reset()
+
+    def may_look(self, batch_idx: int) -> bool:
+        """Whether the host may wait for the device at this batch: on a GPU only where a line is logged anyway."""
+        every = self.trainer.log_every_n_steps or 50  # type: ignore[attr-defined]
+        return self.device.type == "cpu" or batch_idx % every == 0
+
+    def _check_finite(self, loss: torch.Tensor, batch_idx: int) -> None:
+        """Stop, all processes at once, at a loss that is no number."""
+        if not self.may_look(batch_idx):
+            return
+        trainer = self.trainer
+        total = trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum")
+        if not torch.isfinite(total):
+            raise InputError(
+                f"the loss is {total.item()} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}); the "
+                "last good checkpoint, if an epoch was finished, is checkpoints/last.ckpt; likely causes: model.lr too "
+                "high, half precision, damaged images, or sums that model.num_digits rules out; try a lower model.lr "
+                "or trainer.gradient_clip_val=1"
+            )

@@ -1,0 +1,219 @@
+"""The sum of the digits that a row of columns spells: CTC whose target is not the sequence but its sum.
+
+Each of `T` columns carries a distribution over eleven symbols, the digits 0 to 9 and blank. A path takes a symbol from
+each column; its probability is the product. As in CTC (Graves et al., 2006) equal neighbours count as one digit, and a
+blank parts two equal digits. The forward pass keeps for each last symbol, each number of digits `c` and each sum `s` so
+far the probability of having got there. With `A` the total over all last symbols, a column takes digit `d` from
+
+    alpha_d(c, s)  to  p(d) * (alpha_d(c, s) + (A - alpha_d)(c - 1, s - d))
+
+and blank to `p(blank) * A(c, s)`. Probabilities are scaled anew in each column; only the states from which the sum can
+still be reached are kept.
+"""
+
+import math
+from typing import Any
+
+import torch
+
+from digitsum.models.lattice import BLANK, SYMBOLS, Counts, Lattice, everywhere, towards
+
+_SAFE = {torch.float32: 60, torch.float64: 600}  # nats: less than the logarithm of the smallest number
+_NEVER = -1e30  # the logarithm of 0, finite to have a gradient
+
+
+def log_likelihood(
+    log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts, digit_cost: float = 0.0
+) -> torch.Tensor:
+    """The logarithm of the probability that the columns spell a number of digits in `counts` with the given sum.
+
+    Args:
+        log_probs: `(N, T, 11)` float32 or float64, logarithms; differentiable, once.
+        sums: `(N,)` int64.
+        counts: the numbers of digits that are possible.
+        digit_cost: subtracted from a path's logarithm for each of its digits, in nats.
+
+    Returns:
+        `(N,)`; `-inf`, with a gradient of 0, where no path has that sum.
+    """
+    result = _LogLikelihood.apply(log_probs, towards(sums, counts, log_probs.shape[1]), digit_cost)
+    # A path's share of all forward and of all backward probabilities may each be as small as the result: what is far
+    # less likely than 1 leaves the range of numbers, its gradient first.
+    lost = result < -_SAFE[log_probs.dtype]
+    if lost.any():
+        exact = _exactly(log_probs[lost])
+        lattice = towards(sums[lost].to(exact.device), counts, exact.shape[1])
+        alpha = _forward_in_logarithms(exact, lattice, digit_cost)
+        again = torch.where(lattice.final[:, None], alpha, _NEVER).flatten(1).logsumexp(1)
+        again = torch.where(again > _NEVER / 2, again, -torch.inf)
+        result = result.masked_scatter(lost, again.to(result.dtype).to(result.device))
+    return result
+
+
+@torch.no_grad()
+def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
+    """The logarithms of the probabilities of each sum, together with a number of digits in `counts`.
+
+    Args:
+        log_probs: `(N, T, 11)` float32 or float64, logarithms.
+        counts: the numbers of digits that are possible.
+
+    Returns:
+        `(N, S + 1)` for sums 0 to `S`, the largest that `T` columns or `counts` allow. The probabilities add up to
+        that of a number of digits in `counts`: to 1 where any number is possible.
+    """
+    lattice = everywhere(log_probs.shape[1], counts, log_probs.device)
+    alphas, scale = _forward(log_probs.exp().transpose(0, 1), lattice, 0.0, keep=False)
+    logs = _by_sum(alphas[-1].sum(1).log(), lattice, counts).add_(scale[:, None])
+    lost = logs.logsumexp(1) < -_SAFE[log_probs.dtype]
+    if lost.any():
+        exact = _exactly(log_probs[lost])
+        lattice = everywhere(exact.shape[1], counts, exact.device)
+        places = _forward_in_logarithms(exact, lattice, 0.0).logsumexp(1)
+        again = _by_sum(torch.where(places > _NEVER / 2, places, -torch.inf), lattice, counts)
+        logs[lost] = again.to(logs.dtype).to(logs.device)
+    return logs
+
+
+def _by_sum(logs: torch.Tensor, lattice: Lattice, counts: Counts) -> torch.Tensor:
+    """The logarithms `(N, P)` of the places' probabilities, added up over the numbers of digits for each sum."""
+    if counts.most is None:
+        return logs[:, :-1]
+    sums = logs.new_full((len(logs), 9 * (len(lattice.offsets) - 1) + 1), -torch.inf)
+    for count in range(counts.least, len(lattice.offsets)):
+        begin, width = lattice.offsets[count], 9 * count + 1
+        sums[:, :width] = torch.logaddexp(sums[:, :width], logs[:, begin : begin + width])
+    return sums
+
+
+@torch.no_grad()
+def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> torch.Tensor:
+    """The most probable path among those with a number of digits in `counts` and the given sum (Viterbi).
+
+    Args:
+        log_probs: `(N, T, 11)` float32 or float64, logarithms.
+        sums: `(N,)` int64.
+        counts: the numbers of digits that are possible.
+
+    Returns:
+        `(N, T)` int64, the symbol of each column; all blank where no path has that sum.
+    """
+    lattice = towards(sums, counts, log_probs.shape[1])
+    alpha = lattice.start(log_probs).log()
+    sources, moves = [], []
+    digits = torch.arange(10, device=log_probs.device)[:, None]
+    before = lattice.before[:, :BLANK]
+    for column in log_probs.transpose(0, 1):
+        # the best way to come from another symbol is the best of all, or, to that symbol itself, the second
+        values, symbols = alpha.topk(2, dim=1)
+        (best, second), (first, runner_up) = values.unbind(1), symbols.unbind(1)
+        is_first = first[:, None] == digits
+        other = torch.where(is_first, second[:, None], best[:, None]).gather(2, before)
+        source = torch.where(is_first, runner_up[:, None], first[:, None]).gather(2, before)
+        moved = other > alpha[:, :BLANK]
+        sources.append(torch.cat([torch.where(moved, source, digits), first[:, None]], dim=1).to(torch.int8))
+        moves.append(moved)
+        alpha = torch.cat([torch.maximum(alpha[:, :BLANK], other), best[:, None]], dim=1) + column[:, :, None]
+
+    width = alpha.shape[2]
+    score, at = torch.where(lattice.final[:, None], alpha, -torch.inf).flatten(1).max(1)
+    symbol, state = at // width, at % width
+    rows = torch.arange(len(alpha), device=alpha.device)
+    path = []
+    for source, moved in zip(reversed(sources), reversed(moves), strict=True):
+        path.append(symbol)
+        is_digit = symbol != BLANK
+        digit = symbol.clamp_max(BLANK - 1)
+        came = is_digit & moved[rows, digit, state]
+        symbol, state = source[rows, symbol, state].long(), torch.where(came, before[rows, digit, state], state)
+    symbols = torch.stack(path[::-1], dim=1)
+    return torch.where(score[:, None] > -torch.inf, symbols, BLANK)
+
+
+def _forward(
+    columns: torch.Tensor, lattice: Lattice, digit_cost: float, *, keep: bool = True
+) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The probabilities `(N, 11, P)` after each column of `(T, N, 11)`, and the logarithm `(N,)` of their scale.
+
+    Without `keep` there are those after the last column alone.
+
+    After each column they are divided by their sum, so that they do not vanish however many columns there are.
+    """
+    alpha = lattice.start(columns[0])
+    others = _others(alpha, digit_cost)
+    before = lattice.before.expand(len(alpha), -1, -1)
+    alphas: list[torch.Tensor] = []
+    totals = []
+    with torch.autocast(alpha.device.type, enabled=False):  # it would multiply matrices in half precision
+        for column in columns:
+            # to stay at a symbol, or to come to it from all others; blank may come after itself, which is the same
+            alpha = torch.matmul(others, alpha).gather(2, before).add_(alpha).mul_(column[:, :, None])
+            total = alpha.sum((1, 2), keepdim=True).clamp_min_(_tiny(alpha))
+            if not keep:
+                alphas.clear()
+            alphas.append(alpha.div_(total))
+            totals.append(total)
+    return alphas, torch.stack(totals).log_().sum(0).flatten()
+
+
+def _exactly(log_probs: torch.Tensor) -> torch.Tensor:
+    """In float64, on the CPU where the device has none."""
+    return (log_probs.cpu() if log_probs.device.type == "mps" else log_probs).double()
+
+
+def _forward_in_logarithms(log_probs: torch.Tensor, lattice: Lattice, digit_cost: float) -> torch.Tensor:
+    """The logarithms `(N, 11, P)` after the last column, however small, at several times the cost; differentiable."""
+    alpha = lattice.start(log_probs).log().clamp_min(_NEVER)
+    others = _others(alpha, digit_cost)
+    before = lattice.before.expand(len(alpha), -1, -1)
+    with torch.autocast(alpha.device.type, enabled=False):
+        for column in log_probs.clamp_min(_NEVER).transpose(0, 1):
+            largest = alpha.detach().amax(1, keepdim=True)
+            moved = torch.matmul(others, (alpha - largest).exp())
+            some = moved > 0
+            moved = torch.where(some, moved, 1).log() + torch.where(some, largest, _NEVER)
+            alpha = torch.logaddexp(alpha, moved.gather(2, before)) + column[:, :, None]
+    return alpha
+
+
+def _tiny(like: torch.Tensor) -> float:
+    """About the smallest number of a dtype: instead of a division by nothing."""
+    return torch.finfo(like.dtype).tiny
+
+
+def _others(like: torch.Tensor, digit_cost: float) -> torch.Tensor:
+    """`(11, 11)`, from each symbol (column) to each other one (row), where a digit costs what it costs."""
+    others = 1 - torch.eye(SYMBOLS, dtype=like.dtype, device=like.device)
+    others[:BLANK] *= math.exp(-digit_cost)
+    return others
+
+
+class _LogLikelihood(torch.autograd.Function):
+    """Its gradient is the posterior probability of each symbol in each column: forward-backward."""
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: torch.Tensor, lattice: Lattice, digit_cost: float) -> torch.Tensor:
+        columns = log_probs.detach().exp().transpose(0, 1)
+        alphas, scale = _forward(columns, lattice, digit_cost)
+        result = (alphas[-1] * lattice.final[:, None]).sum((1, 2)).log_().add_(scale)
+        ctx.save_for_backward(columns, result, *alphas)
+        ctx.lattice, ctx.digit_cost = lattice, digit_cost
+        return result
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        columns, result, *alphas = ctx.saved_tensors
+        lattice = ctx.lattice
+        grad = torch.where(result > -torch.inf, grad, 0.0)[:, None]
+        others = _others(grad, ctx.digit_cost).T.contiguous()
+        after = lattice.after.expand(len(grad), -1, -1)
+        beta = lattice.final[:, None].to(grad.dtype).expand(-1, SYMBOLS, -1)
+        grads = []
+        for column, alpha in zip(columns.flip(0), reversed(alphas), strict=True):
+            posterior = (alpha * beta).sum(2)
+            grads.append(posterior.div_(posterior.sum(1, keepdim=True).clamp_min_(_tiny(grad))).mul_(grad))
+            here = beta * column[:, :, None]
+            beta = torch.matmul(others, here.gather(2, after)).add_(here)
+            beta.div_(beta.sum((1, 2), keepdim=True).clamp_min_(_tiny(grad)))
+        return torch.stack(grads[::-1], dim=1), None, None

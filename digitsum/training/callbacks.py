@@ -1,0 +1,202 @@
+"""What happens beside the training: the history, the clock, and the pictures in TensorBoard."""
+
+import csv
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from digitsum.errors import InputError
+from digitsum.evaluation.evaluate import MAX_POINTS, Shown, of_all_processes, shown, shown_figure
+from digitsum.figures import scatter_figure
+from digitsum.files import write_text
+from digitsum.models.module import SumModule
+
+
+class History(L.Callback):
+    """Writes each epoch's metrics to `history.csv` and to the logger, and the learning rate to the logger by the step.
+
+    No times are in the file, so that equal runs have equal files. Everything is written before the checkpoint of the
+    same step: a resumed run neither lacks a line nor has one twice.
+
+    Args:
+        path: of the file.
+
+    Attributes:
+        rows: for each epoch `epoch` (counted from 1), `step`, every `train/...` metric and every `val/...` metric; the
+            latter are missing in a last epoch that ended before its validation.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rows: list[dict[str, float]] = []
+        self._validated = False
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """What was validated before is another epoch's."""
+        self._validated = False
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """An epoch that ends early, at `max_steps` say, never comes here."""
+        self._validated = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log the learning rate of the batch."""
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if trainer.logger is not None and every and trainer.global_step % every == 0:
+            # the scheduler has already stepped: the rate is the one that the next batch learns with
+            rate = trainer.optimizers[0].param_groups[0]["lr"]
+            trainer.logger.log_metrics({"lr": rate}, step=trainer.global_step)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add the epoch's row, write the file anew, and log the row."""
+        assert isinstance(pl_module, SumModule)
+        # the module logs its training metrics after this; those that are logged already are the last epoch's
+        logged = trainer.callback_metrics if self._validated else {}
+        val = {name: value for name, value in logged.items() if name.startswith("val/")}
+        metrics = {name: value.item() for name, value in sorted({**pl_module.train_results(), **val}.items())}
+        self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        if trainer.is_global_zero:
+            write_text(self.path, text.getvalue())
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(metrics, step=trainer.global_step)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """What was logged before a checkpoint must be on the disk before it."""
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.flush()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rows so far belong to the checkpoint."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the rows of a checkpoint."""
+        self.rows = state_dict["rows"]
+
+
+class Clock(L.Callback):
+    """Measures each epoch.
+
+    Attributes:
+        epochs: for each epoch `epoch` (counted from 1), `train_seconds`, `val_seconds` and `train_images_per_second`;
+            of an epoch that was resumed in its middle, what came after.
+    """
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+        self._images = 0
+        self._begin = self._val_begin = self._val_seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._begin, self._val_seconds, self._images = time.perf_counter(), 0.0, 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the images."""
+        self._images += len(batch["images"])
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validation runs inside the epoch: its time is taken apart."""
+        self._val_begin = time.perf_counter()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Add up the validation's time."""
+        self._val_seconds += time.perf_counter() - self._val_begin
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Keep the epoch's figures."""
+        train_seconds = time.perf_counter() - self._begin - self._val_seconds
+        images = trainer.strategy.reduce(torch.tensor(self._images, device=pl_module.device), reduce_op="sum")
+        self.epochs.append(
+            {
+                "epoch": trainer.current_epoch + 1,
+                "train_seconds": round(train_seconds, 3),
+                "val_seconds": round(self._val_seconds, 3),
+                "train_images_per_second": round(int(images) / train_seconds, 1),
+            }
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The epochs so far belong to the checkpoint."""
+        return {"epochs": self.epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from the epochs of a checkpoint."""
+        self.epochs = state_dict["epochs"]
+
+
+class SumPictures(L.Callback):
+    """Shows validation images with their answers, and the scatter plot, in TensorBoard; else does nothing.
+
+    Args:
+        every_n_epochs: how often, 1 or more.
+        num_images: how many images, 1 or more; the same ones each time.
+
+    Raises:
+        InputError: a number below 1.
+    """
+
+    def __init__(self, every_n_epochs: int = 1, num_images: int = 12) -> None:
+        if every_n_epochs < 1 or num_images < 1:
+            raise InputError("callbacks.pictures: expected every_n_epochs and num_images of 1 or more")
+        self.every_n_epochs = every_n_epochs
+        self.num_images = num_images
+        self._points: list[np.ndarray] = []
+        self._shown: list[Shown] = []
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the last pass."""
+        self._points, self._shown = [], []
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's answers, and the first images with all that the network says of them."""
+        if not self._due(trainer):
+            return
+        if sum(map(len, self._points)) < MAX_POINTS:
+            sums, preds = of_all_processes(batch["sums"], outputs)
+            self._points.append(torch.stack([sums.float(), preds.float()], dim=1).cpu().numpy())
+        missing = self.num_images - len(self._shown)
+        if missing > 0 and trainer.is_global_zero and len(batch["sums"]):
+            assert isinstance(pl_module, SumModule)
+            first = {name: batch[name][:missing] for name in ("images", "sums", "index")}
+            answers = pl_module.answer(first["images"])
+            self._shown += [shown(first, answers, row) for row in range(len(first["index"]))]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Draw both figures."""
+        if not (self._due(trainer) and trainer.is_global_zero):
+            return
+        assert isinstance(trainer.logger, TensorBoardLogger)
+        board, step, epoch = trainer.logger.experiment, trainer.global_step, trainer.current_epoch + 1
+        target, preds = np.concatenate(self._points).T
+        board.add_figure(
+            "val/scatter", scatter_figure(target, preds, f"Validation after epoch {epoch}", total=len(target)), step
+        )
+        figure = shown_figure(self._shown, f"Validation images after epoch {epoch}", named=False)
+        board.add_figure("val/answers", figure, step)
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        wanted = not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0
+        return wanted and isinstance(trainer.logger, TensorBoardLogger)

@@ -1,0 +1,210 @@
+"""What lets a run be stopped at any moment and go on as if it had not been: random states, places, event files."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+
+from digitsum.data.batches import Batches
+from digitsum.errors import InputError
+from digitsum.models.module import SumModule
+from digitsum.training.signals import Signals
+
+
+class Resumable(Checkpoint):
+    """Keeps `last.ckpt` such that training from it equals training without a stop, bit for bit on one machine.
+
+    It adds to each checkpoint the random state (dropout, augmentation) and, in the middle of an epoch, the metrics'
+    sums so far, of each of the run's processes. It writes `last.ckpt` at the end of each epoch, every so many steps or
+    minutes, and when a signal asks one of them to stop, but never after an epoch's last batch, where validation is
+    still to come. Put it behind the `ModelCheckpoint`: what that knows of the best epoch belongs to the checkpoint.
+
+    Args:
+        path: of `last.ckpt`.
+        signals: who knows of a signal.
+        every_n_steps: how often, or None.
+        every_n_minutes: how often, or None.
+
+    Raises:
+        InputError: a number that is not positive.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        signals: Signals,
+        every_n_steps: int | None = None,
+        every_n_minutes: float | None = None,
+    ) -> None:
+        for name, value in (("save_every_n_steps", every_n_steps), ("save_every_n_minutes", every_n_minutes)):
+            if value is not None and not value > 0:
+                raise InputError(f"{name}: expected a positive number, got {value}")
+        self.path = path
+        self.signals = signals
+        self.every_n_steps = every_n_steps
+        self.every_n_minutes = every_n_minutes
+        self._saved = time.monotonic()
+        self._restored: list[dict[str, Any]] | None = None
+        self._trainer: L.Trainer | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Remember the trainer: `state_dict` is called without it."""
+        self._trainer = trainer
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take up the checkpoint's random state and sums, after everything that draws or resets them."""
+        assert isinstance(pl_module, SumModule)
+        self.signals.take_over()
+        self.signals.deferred = True
+        self._saved = time.monotonic()
+        if self._restored is None:
+            return
+        if len(self._restored) != trainer.world_size:
+            raise InputError(
+                f"trainer.devices: the run was made by {len(self._restored)} processes, got {trainer.world_size}; "
+                "resume it with as many, or start a new run with init_from=CHECKPOINT"
+            )
+        state = self._restored[trainer.global_rank]
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None and pl_module.device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), pl_module.device)
+        if state["half_way"] is not None:
+            pl_module.train_running.load_state(state["half_way"]["metrics"])
+            batches = trainer.train_dataloader
+            assert isinstance(batches, Batches)
+            batches.load_state_dict(state["half_way"]["batches"])
+        self._restored = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Save where it is due, or asked for."""
+        if batch_idx + 1 >= trainer.num_training_batches or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        assert isinstance(pl_module, SumModule)
+        minutes = (time.monotonic() - self._saved) / 60
+        due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
+        late = self.every_n_minutes is not None and minutes >= self.every_n_minutes
+        any_late = signum = 0
+        if trainer.world_size == 1 or pl_module.may_look(batch_idx):
+            any_late, signum = _agreed(trainer, late, self.signals.pending)
+        if due or any_late or signum:
+            trainer.save_checkpoint(self.path, weights_only=False)
+            self._saved = time.monotonic()
+        if signum:
+            self.signals.act(signum)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Save, after everything else has seen the epoch: Lightning calls `Checkpoint`s last, in their order."""
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            trainer.save_checkpoint(self.path, weights_only=False)
+            self._saved = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """A signal that came during validation waited for the end of the epoch and its checkpoint.
+
+        The loader is told the epoch, because Lightning takes up a loader's state in the middle of an epoch alone.
+        """
+        self._stop_if_asked(trainer)
+        if isinstance(trainer.train_dataloader, Batches):
+            trainer.train_dataloader.set_epoch(trainer.current_epoch)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Nothing is left to save: signals need not wait any more."""
+        self.signals.deferred = False
+        self._stop_if_asked(trainer)
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning has added its handler again."""
+        self.signals.take_over()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Likewise; and the processes that Lightning started end at once: they may wait for this one for ever.
+
+        Lightning watches its list of them, and would kill this process, too, when it sees one end.
+        """
+        self.signals.deferred = False
+        children = getattr(trainer.strategy.launcher, "procs", [])
+        ended, children[:] = children[:], []
+        for child in ended:
+            child.kill()
+        for child in ended:
+            child.wait()
+
+    def state_dict(self) -> dict[str, Any]:
+        """For each process its random state and, in the middle of an epoch, its training metrics and batches' place.
+
+        Lightning keeps the loader's place as well, but forgets to restore it where a schedule asks how long the
+        training is before the checkpoint's loops are loaded.
+        """
+        assert self._trainer is not None
+        trainer, half_way = self._trainer, None
+        if trainer.fit_loop.epoch_loop.batch_progress.current.ready < trainer.num_training_batches:
+            module = trainer.lightning_module
+            assert isinstance(module, SumModule)
+            half_way = {
+                "batches": trainer.train_dataloader.state_dict(),  # type: ignore[union-attr]
+                "metrics": module.train_running.state(),
+            }
+        device = trainer.strategy.root_device
+        state = {
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "half_way": half_way,
+        }
+        states = [state] * trainer.world_size
+        if trainer.world_size > 1:
+            torch.distributed.all_gather_object(states, state)
+        return {"processes": states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until training starts.
+
+        Raises:
+            InputError: the checkpoint is of a version that knew no processes.
+        """
+        if "processes" not in state_dict:
+            raise InputError(f"{self.path}: an older version wrote it; start a new run with init_from=CHECKPOINT")
+        self._restored = state_dict["processes"]
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        (signum,) = _agreed(trainer, self.signals.pending)
+        if signum:
+            self.signals.act(signum)
+
+
+def _agreed(trainer: L.Trainer, *wishes: int) -> list[int]:
+    """Of each number the largest that any of the run's processes has."""
+    if trainer.world_size == 1:
+        return list(wishes)
+    return trainer.strategy.reduce(torch.tensor(wishes, device=trainer.strategy.root_device), reduce_op="max").tolist()
+
+
+def trim_events(folder: Path, step: int) -> None:
+    """Drop from a run's TensorBoard files what was logged after the checkpoint of `step` that it resumes from.
+
+    Everything logged during training up to a step is written before the checkpoint of that step. What a killed process
+    logged after it will be logged again, and so will the summary at the end of a run (`test/...`, HPARAMS). A last
+    record that was cut short is dropped as well.
+    """
+    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
+    from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+    files = sorted(folder.glob("events.out.tfevents.*"))
+    if not files:
+        return
+    writer = EventFileWriter(str(folder), filename_suffix=".resumed")
+    seen = set()  # a process killed in this very function leaves what it had copied twice
+    for file in files:
+        for event in LegacyEventFileLoader(str(file)).Load():
+            tags = [value.tag for value in event.summary.value]
+            kept = tags and event.step <= step and all(tag.startswith(("train/", "val/", "lr")) for tag in tags)
+            if kept and (event.step, *tags) not in seen:
+                seen.add((event.step, *tags))
+                writer.add_event(event)
+    writer.close()
+    for file in files:
+        file.unlink()

@@ -1,0 +1,124 @@
+"""What a study has found: its best trial, its tables and its figures."""
+
+import csv
+import functools
+import io
+import logging
+import math
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib
+import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
+
+from digitsum.files import write_json, write_text
+from digitsum.runs.environment import write_figure
+
+if TYPE_CHECKING:
+    from optuna import Study
+    from optuna.trial import FrozenTrial
+
+REPORT_FILES = ("trials.csv", "study.json", "history.png", "slices.png", "importances.png")
+"""What `write_report` writes; figures where there are trials enough."""
+
+
+def rounded(params: dict[str, Any]) -> dict[str, Any]:
+    """A trial's settings as it is trained with them: numbers of six digits, which people can type again.
+
+    Example:
+        >>> rounded({"model.lr": 0.0011781448719376517, "model.conv_dropout": 0.30000000000000004})
+        {'model.lr': 0.00117814, 'model.conv_dropout': 0.3}
+    """
+    return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in params.items()}
+
+
+def state_of(trial: "FrozenTrial") -> str:
+    """`complete`, `pruned`, `failed` (for a reason of its own), `interrupted`, `running` or `waiting`."""
+    if trial.state.name == "FAIL":
+        return "failed" if "reason" in trial.user_attrs else "interrupted"
+    return trial.state.name.lower()
+
+
+def best_of(study: "Study") -> "FrozenTrial | None":
+    """The complete trial with the lowest value, the first of equals; None where none is complete."""
+    complete = [trial for trial in study.get_trials(deepcopy=False) if state_of(trial) == "complete"]
+    return min(complete, key=lambda trial: math.inf if trial.value is None else trial.value, default=None)
+
+
+def write_report(study: "Study", folder: Path, monitor: str, command: str | None) -> None:
+    """Write `trials.csv`, `study.json`, and figures of what there are enough trials for.
+
+    Args:
+        study: with the attribute `settings`.
+        folder: where to write.
+        monitor: name of what the trials' values are.
+        command: that trains the best trial's model again.
+    """
+    trials = [trial for trial in study.get_trials(deepcopy=False) if state_of(trial) != "waiting"]
+    rows = [_row(trial, monitor) for trial in trials]
+    keys = dict.fromkeys(key for trial in trials for key in trial.params)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*_COLUMNS, monitor, *keys, *_REMARKS], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(folder / "trials.csv", text.getvalue())
+    best = best_of(study)
+    content = {
+        "best": None if best is None else {**_row(best, monitor), "command": command},
+        "settings": study.user_attrs["settings"],
+        "trials": rows,
+    }
+    write_json(folder / "study.json", content)
+    _write_figures(study, folder, monitor)
+
+
+_COLUMNS = ("trial", "state", "epochs", "seconds")
+_REMARKS = ("repeats", "reason")
+
+
+def _row(trial: "FrozenTrial", monitor: str) -> dict[str, Any]:
+    values = [value for value in trial.intermediate_values.values() if math.isfinite(value)]
+    return {
+        "trial": trial.number,
+        "state": state_of(trial),
+        "epochs": max(trial.intermediate_values, default=0),
+        "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 1),
+        monitor: trial.value if state_of(trial) == "complete" else min(values, default=None),
+        **rounded(trial.params),
+        **{name: trial.user_attrs.get(name) for name in _REMARKS},
+    }
+
+
+def _write_figures(study: "Study", folder: Path, monitor: str) -> None:
+    matplotlib.use("Agg")  # Optuna draws with pyplot, which may open windows
+    # "using categorical units": numbers of a categorical setting are meant to be drawn so
+    logging.getLogger("matplotlib.category").setLevel(logging.WARNING)
+    from matplotlib import pyplot
+    from optuna.importance import FanovaImportanceEvaluator
+    from optuna.visualization import matplotlib as plots
+
+    values = [trial.value for trial in study.get_trials(deepcopy=False) if state_of(trial) == "complete"]
+    figures: dict[str, Any] = {}
+    if values:
+        figures |= {"history": plots.plot_optimization_history, "slices": plots.plot_slice}
+    if len(set(values)) > 1:  # importance is of differences
+        # Optuna's default looks at the few best trials alone, and overlooks choices among a few values
+        evaluator = FanovaImportanceEvaluator(seed=0)
+        figures["importances"] = functools.partial(plots.plot_param_importances, evaluator=evaluator)
+    for name, plot in figures.items():
+        # Optuna changes the style for good
+        with pyplot.rc_context({"figure.figsize": (8, 5), "figure.constrained_layout.use": True}):
+            with warnings.catch_warnings():
+                # of these plots every release since 2.2 has said that the next may change them
+                warnings.filterwarnings("ignore", message=".*visualization.* is experimental")
+                # a setting that is the same in all trials so far
+                warnings.filterwarnings("ignore", message="Attempting to set identical low and high xlims")
+                axes = np.atleast_1d(plot(study, target_name=monitor))
+            for axis in (axes.xaxis for axes in axes if axes.get_xscale() == "log"):
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # a range may lie between two powers of ten
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter(NullFormatter())
+            write_figure(folder / f"{name}.png", axes[0].figure)
+            pyplot.close(axes[0].figure)

@@ -1,0 +1,250 @@
+"""A search for good settings: a study to which any number of processes add trials, and what stops hopeless ones."""
+
+import math
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+
+from digitsum.errors import InputError
+from digitsum.files import locked
+from digitsum.tuning.report import best_of, state_of
+
+try:
+    import optuna
+    from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+    from optuna.trial import TrialState
+
+    HAS_OPTUNA = True
+except ImportError:  # the extra `tune`: nothing else needs it
+    HAS_OPTUNA = False
+
+JOURNAL = "journal.log"
+
+
+def require_optuna() -> None:
+    """Check that Optuna is there.
+
+    Raises:
+        InputError: it is not.
+    """
+    if not HAS_OPTUNA:
+        raise InputError("a search needs Optuna; install it with: pip install -e '.[tune]' -c constraints.txt")
+
+
+class Pruned(Exception):  # noqa: N818 - no error: what it ends went as it should
+    """A trial was stopped because it was hopeless.
+
+    Attributes:
+        epoch: after which.
+        best: the best value until then.
+    """
+
+    def __init__(self, epoch: int, best: float) -> None:
+        super().__init__(f"pruned at epoch {epoch}")
+        self.epoch = epoch
+        self.best = best
+
+
+class Report(L.Callback):
+    """Tells a study how a trial does after each epoch, and stops it where that is hopeless.
+
+    Args:
+        trial: to report to.
+        monitor: the metric to report; lower is better.
+    """
+
+    def __init__(self, trial: "optuna.Trial", monitor: str) -> None:
+        self.trial = trial
+        self.monitor = monitor
+        self._best = math.inf
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Report; a trial that has trained its last epoch is complete, however it did.
+
+        Raises:
+            Pruned: the trial is hopeless.
+        """
+        if self.monitor not in trainer.callback_metrics:  # validation may come every few epochs
+            return
+        epoch, value = trainer.current_epoch + 1, trainer.callback_metrics[self.monitor].item()
+        self._best = min(self._best, value)
+        self.trial.report(value, step=epoch)
+        if epoch != trainer.max_epochs and self.trial.should_prune():
+            raise Pruned(epoch, self._best)
+
+
+class Search:
+    """A study in a folder. Any number of processes add trials to it, and each may be killed at any moment.
+
+    `folder` holds Optuna's journal, and below `trials/` a folder for each trial, which the process that is at the
+    trial keeps locked: a trial that runs in a folder that is not locked has lost its process. (Without file locks, on
+    Windows, one process at a time may search.)
+
+    Args:
+        folder: made where there is none; its name is the study's.
+        space: of `digitsum.tuning.space.build_space`.
+        settings: everything else that must be the same for all trials, by name; plain values.
+        seed: of the proposals, 0 or more. Each trial's depend on it, on the trial's number and on the trials before:
+            processes never draw alike, and one alone draws the same again.
+        startup_trials: how many trials are complete before the first is pruned, 0 or more.
+        warmup_epochs: how many epochs each trial gets, 1 or more: networks stand still in their first ones, and who
+            leaves that plateau first is chance.
+
+    Attributes:
+        study: Optuna's.
+
+    Raises:
+        InputError: a number out of range; the folder's study was begun with another space or other settings, or is
+            damaged, or it cannot be written.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        space: "dict[str, optuna.distributions.BaseDistribution]",
+        settings: dict[str, Any],
+        *,
+        seed: int = 0,
+        startup_trials: int = 5,
+        warmup_epochs: int = 1,
+    ) -> None:
+        if seed < 0 or startup_trials < 0 or warmup_epochs < 1:
+            raise InputError(
+                "expected sampler_seed and pruning.startup_trials of 0 or more and pruning.warmup_epochs of 1 or more, "
+                f"got {seed}, {startup_trials} and {warmup_epochs}"
+            )
+        self.folder = folder
+        self.space = space
+        self.seed = seed
+        settings = {**settings, **{f"search.{key}": str(distribution) for key, distribution in space.items()}}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # each trial is spoken of elsewhere
+        with _turn(folder):
+            try:
+                _drop_half_line(folder / JOURNAL)
+                self.study = optuna.create_study(
+                    storage=optuna.storages.JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
+                    study_name=folder.name,
+                    pruner=optuna.pruners.MedianPruner(startup_trials, warmup_epochs),
+                    load_if_exists=True,
+                )
+                begun = self.study.user_attrs.get("settings")
+                if begun is None:
+                    begun = settings
+                    self.study.set_user_attr("settings", settings)
+            except OSError as error:
+                raise InputError(f"cannot write {folder}: {error.strerror or error}; choose another folder") from error
+            except Exception as error:  # a damaged journal raises whatever Optuna stumbled over
+                raise InputError(
+                    f"{folder / JOURNAL}: expected a study's journal, but it is damaged; choose another study=NAME"
+                ) from error
+        for key in sorted(begun.keys() | settings.keys()):
+            was, now = begun.get(key, "nothing"), settings.get(key, "nothing")
+            if was != now:
+                raise InputError(
+                    f"{folder}: this study was begun with {key}={was}, got {now}; give the same settings again, or "
+                    "choose another study=NAME"
+                )
+
+    @contextmanager
+    def next_trial(self, num_trials: int) -> "Iterator[optuna.Trial | None]":
+        """Begin a trial, whose folder is locked inside the block.
+
+        Args:
+            num_trials: how many trials of the study are to finish, that is to be complete or pruned.
+
+        Yields:
+            The trial with its settings in `params`, or None where enough are finished or under way in some process.
+        """
+        with ExitStack() as stack:
+            trial = None
+            with _turn(self.folder):
+                self._repeat_abandoned()
+                if self.count("complete", "pruned", "running") < num_trials:
+                    number = len(self.study.get_trials(deepcopy=False))
+                    (seed,) = np.random.SeedSequence([self.seed, number]).generate_state(1)
+                    self.study.sampler = optuna.samplers.TPESampler(seed=int(seed), constant_liar=True)
+                    trial = self.study.ask(self.space)
+                    stack.enter_context(locked(self.folder_of(trial.number)))
+            yield trial
+
+    def folder_of(self, number: int) -> Path:
+        """The folder of a trial."""
+        return self.folder / "trials" / f"{number:04d}"
+
+    def count(self, *states: str) -> int:
+        """How many trials are in one of the states of `digitsum.tuning.report.state_of`."""
+        return sum(state_of(trial) in states for trial in self.study.get_trials(deepcopy=False))
+
+    def tell(self, trial: "optuna.Trial", value: float | None = None, reason: str | None = None) -> None:
+        """Finish a trial: complete with a value, failed for a reason, or pruned where there is neither.
+
+        Of the trials that are finished the best alone keeps its checkpoints: they fill the disk, and any trial can be
+        run again.
+        """
+        if reason is not None:
+            trial.set_user_attr("reason", reason)
+        without = TrialState.PRUNED if reason is None else TrialState.FAIL
+        self.study.tell(trial, value, state=without if value is None else TrialState.COMPLETE)
+        best = best_of(self.study)
+        for other in self.study.get_trials(deepcopy=False):
+            if other.state.is_finished() and (best is None or other.number != best.number):
+                shutil.rmtree(self.folder_of(other.number) / "checkpoints", ignore_errors=True)
+
+    def repeat(self, number: int) -> None:
+        """Count a trial that was interrupted as failed, for no reason of its own, and have it repeated.
+
+        Unless it was finished before.
+        """
+        trial = self.study.get_trials(deepcopy=False)[number]
+        if trial.state.is_finished():
+            return
+        self.study.tell(number, state=TrialState.FAIL)
+        if trial.params:  # it may have been killed before it had any
+            self.study.enqueue_trial(trial.params, user_attrs={"repeats": number})
+
+    def _repeat_abandoned(self) -> None:
+        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            try:
+                with locked(self.folder_of(trial.number)):
+                    self.repeat(trial.number)  # who has finished it by now has said so before giving the lock back
+            except InputError:
+                continue  # its process is alive
+
+
+def _drop_half_line(path: Path) -> None:
+    """Cut off what a killed process left of a journal's last line: the next one would be written behind it."""
+    if not path.is_file():
+        return
+    lock = JournalFileSymlinkLock(str(path))
+    lock.acquire()
+    try:
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _turn(folder: Path, patience: float = 60.0) -> Iterator[None]:
+    """Wait until no other process is between two trials, which takes each a moment.
+
+    Raises:
+        InputError: after `patience` seconds.
+    """
+    end = time.monotonic() + patience
+    with ExitStack() as stack:
+        while True:
+            try:
+                stack.enter_context(locked(folder))
+                break
+            except InputError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+        yield

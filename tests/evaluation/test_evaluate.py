@@ -1,0 +1,97 @@
+"""A pass over images: metrics, the sample for the plot, and the largest errors."""
+
+import numpy as np
+import pytest
+import torch
+
+import digitsum.evaluation.evaluate
+from digitsum.evaluation.evaluate import Evaluation, metrics_table
+from digitsum.models.base import Answers
+
+
+def feed(evaluation, preds, target, size=7):
+    for start in range(0, len(preds), size):
+        rows = slice(start, start + size)
+        batch = {
+            "sums": target[rows],
+            "index": torch.arange(len(preds))[rows],
+            "images": torch.arange(len(preds), dtype=torch.uint8)[rows, None, None].expand(-1, 2, 3),
+        }
+        evaluation.update(batch, Answers(preds[rows]), part="val")
+
+
+@pytest.fixture
+def pairs():
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(0, 37, (100,), generator=generator)
+    return target + 3 * torch.randn(100, generator=generator), target
+
+
+def test_the_model_and_the_constant_answer_stand_side_by_side(pairs):
+    preds, target = pairs
+    evaluation = Evaluation(train_mean=17.5)
+    feed(evaluation, preds, target)
+    rows = evaluation.row()
+    assert rows["model"]["mae"] == pytest.approx((preds - target).abs().mean().item(), rel=1e-5)
+    assert rows["constant"]["mse"] == pytest.approx(((17.5 - target) ** 2).float().mean().item(), rel=1e-5)
+    assert rows["model"]["count"] == rows["constant"]["count"] == 100
+    assert set(rows["model"]) == {"mse", "rmse", "mae", "within_5", "within_1", "exact", "count"}
+
+
+def test_the_largest_errors_are_kept_in_order_with_their_images(pairs):
+    preds, target = pairs
+    evaluation = Evaluation(train_mean=0.0, num_worst=5)
+    feed(evaluation, preds, target)
+    expected = (preds - target).abs().argsort(descending=True)[:5].tolist()
+    assert [one.name for one in evaluation.worst] == [f"val {index}" for index in expected]
+    for index, one in zip(expected, evaluation.worst, strict=True):
+        assert (one.image == index).all()
+        assert (one.pred, one.target) == (preds[index].item(), target[index].item())
+
+
+def test_equal_errors_need_no_comparison_of_images():
+    evaluation = Evaluation(train_mean=0.0, num_worst=3)
+    feed(evaluation, torch.ones(20), torch.zeros(20, dtype=torch.long))
+    assert [one.name for one in evaluation.worst] == ["val 0", "val 1", "val 2"]
+
+
+def test_all_points_are_kept_while_they_are_few(pairs):
+    evaluation = Evaluation(train_mean=0.0)
+    feed(evaluation, *pairs)
+    assert np.array_equal(evaluation.points[:, 0], pairs[1].float().numpy())
+    assert np.array_equal(evaluation.points[:, 1], pairs[0].numpy())
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_many_points_are_thinned_evenly(monkeypatch, size):
+    monkeypatch.setattr(digitsum.evaluation.evaluate, "MAX_POINTS", 50)
+    evaluation = Evaluation(train_mean=0.0)
+    numbers = torch.arange(1000)
+    feed(evaluation, numbers.float(), numbers, size=size)
+    kept = evaluation.points[:, 0]
+    assert 25 <= len(kept) <= 50
+    assert len(set(np.diff(kept))) == 1
+    assert kept[0] == 0
+    assert evaluation.count == 1000
+
+
+def test_the_table_has_a_line_for_each_answer_with_fractions_in_percent():
+    row = {"mse": 12.3456, "rmse": 3.5, "mae": 2.75, "within_5": 0.875, "within_1": 0.25, "exact": 0.125, "count": 1200}
+    lines = metrics_table({"test": {"model": row, "last": row, "constant": row}}).splitlines()
+    assert len(lines) == 4
+    assert lines[0].split() == [
+        "split",
+        "answer",
+        "images",
+        "MSE",
+        "RMSE",
+        "MAE",
+        "within",
+        "5",
+        "within",
+        "1",
+        "exact",
+    ]
+    assert lines[1].split() == ["test", "model", "1,200", "12.346", "3.500", "2.750", "87.50%", "25.00%", "12.50%"]
+    assert "last epoch" in lines[2]
+    assert "constant" in lines[3]

@@ -1,0 +1,269 @@
+"""`scripts/predict.py` as people call it, with nothing but a checkpoint."""
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import predict
+import pytest
+import torch
+from PIL import Image
+
+from digitsum.models.checkpoints import load_model
+
+
+@pytest.fixture
+def predicted(command, tmp_path, finished_run, datasets_dir):
+    """Predict with the finished run's best checkpoint; returns the command's result with its folder."""
+
+    def run(*words, ckpt_path=finished_run / "checkpoints" / "best.ckpt"):
+        given = [] if ckpt_path is None else [f"ckpt_path='{ckpt_path}'"]
+        folder = tmp_path / "out"
+        result = command(predict.main, *given, f"run_dir={folder}", f"hydra.run.dir={folder}", "trainer=cpu", *words)
+        result.folder = folder
+        return result
+
+    (finished_run.parent.parent / "datasets").mkdir(exist_ok=True)
+    return run
+
+
+@pytest.fixture
+def outputs(finished_run):
+    return f"outputs_dir={finished_run.parent.parent}"
+
+
+def rows_of(folder):
+    with (folder / "predictions.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (20, 40, 168), dtype=np.uint8)
+
+
+def test_the_runs_own_validation_set_gives_the_figures_of_the_runs_table(predicted, finished_run, outputs):
+    result = predicted(outputs)
+    assert result.code == 0, result.text
+    table = json.loads((finished_run / "metrics.json").read_text())["val"]
+    ours = json.loads((result.folder / "metrics.json").read_text())["val"]
+    for who in ("model", "constant"):
+        assert ours[who] == pytest.approx(table[who], rel=1e-5)
+    assert {"predictions.csv", "scatter.png", "worst.png"} <= {path.name for path in result.folder.iterdir()}
+
+
+def test_all_splits_have_a_row_for_each_image_and_metrics_for_each_split(predicted, outputs):
+    result = predicted(outputs, "split=all")
+    rows = rows_of(result.folder)
+    assert [row["part"] for row in rows] == ["train"] * 40 + ["val"] * 20 + ["test"] * 10
+    results = json.loads((result.folder / "metrics.json").read_text())
+    assert set(results) == {"train", "val", "test", "all"}
+    assert results["all"]["model"]["count"] == 70
+    errors = [float(row["error"]) for row in rows]
+    assert results["all"]["model"]["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-3)
+
+
+def test_rows_hold_prediction_rounding_truth_and_error(predicted, outputs):
+    for row in rows_of(predicted(outputs, "split=test").folder):
+        assert int(row["rounded"]) == np.floor(float(row["predicted"]) + 0.5)
+        assert float(row["error"]) == pytest.approx(float(row["predicted"]) - int(row["actual"]), abs=2e-4)
+
+
+def test_the_newest_finished_run_is_the_default_and_is_named(predicted, finished_run, outputs):
+    result = predicted(outputs, ckpt_path=None)
+    assert result.code == 0, result.text
+    assert str(finished_run / "checkpoints" / "best.ckpt") in result.out
+
+
+def test_no_finished_run_is_one_line(predicted, tmp_path):
+    result = predicted(f"outputs_dir={tmp_path}/empty", ckpt_path=None)
+    assert result.code == 1
+    assert "found no finished run" in result.text
+    assert "Traceback" not in result.text
+
+
+def test_a_run_with_a_space_in_its_path_is_read(predicted, finished_run, tmp_path, outputs):
+    copy = tmp_path / "a folder, with = and [marks]" / "best.ckpt"
+    copy.parent.mkdir()
+    copy.write_bytes((finished_run / "checkpoints" / "best.ckpt").read_bytes())
+    assert predicted(outputs, ckpt_path=copy).code == 0
+
+
+def test_an_array_without_sums_gets_predictions_alone(predicted, images, tmp_path, finished_run):
+    np.save(tmp_path / "images.npy", images)
+    result = predicted(f"input={tmp_path}/images.npy")
+    assert result.code == 0, result.text
+    assert "no sums are known" in result.out
+    assert not (result.folder / "metrics.json").exists()
+    rows = rows_of(result.folder)
+    assert set(rows[0]) == {"part", "index", "predicted", "rounded"}
+    with torch.inference_mode():
+        expected = load_model(finished_run / "checkpoints" / "best.ckpt")(torch.from_numpy(images))
+    assert [float(row["predicted"]) for row in rows] == pytest.approx(expected.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_a_folder_of_shards_is_read_with_or_without_sums(predicted, images, tmp_path, labels):
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for shard in range(2):
+        np.save(folder / f"data{shard}.npy", images)
+        if labels:
+            np.save(folder / f"lab{shard}.npy", np.arange(20, dtype=np.uint8))
+    result = predicted(f"input={folder}")
+    assert result.code == 0, result.text
+    assert len(rows_of(result.folder)) == 40
+    assert (result.folder / "metrics.json").exists() == labels
+
+
+def test_pictures_are_read_and_what_was_done_is_reported(predicted, tmp_path, images):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.fromarray(images[0]).save(folder / "b.png")
+    Image.fromarray(255 - images[0] // 2).resize((336, 80)).save(folder / "a.jpg")
+    result = predicted(f"input={folder}")
+    assert result.code == 0, result.text
+    rows = rows_of(result.folder)
+    assert [row["file"] for row in rows] == ["a.jpg", "b.png"]
+    assert "inverted" in rows[0]["changes"]
+    assert "scaled from 80x336 to 40x168" in rows[0]["changes"]
+
+
+def test_the_batch_size_does_not_change_the_answers(predicted, images, tmp_path):
+    np.save(tmp_path / "images.npy", images)
+    answers = []
+    for size in (3, 64):
+        rows = rows_of(predicted(f"input={tmp_path}/images.npy", f"batch_size={size}").folder)
+        answers.append([float(row["predicted"]) for row in rows])
+    assert answers[0] == pytest.approx(answers[1], abs=1e-3)
+
+
+@pytest.mark.parametrize(("words", "reason"), [
+    (["ckpt_path=/nowhere.ckpt"], "expected a checkpoint, found nothing"),
+    (["split=validation"], "split: expected one of train, val, test, all"),
+    (["batch_size=0"], "batch_size: expected 1 or more"),
+    (["input=/nowhere"], "expected a folder, a .npy file or a picture"),
+    (["input=/nowhere.npy"], "cannot read /nowhere.npy"),
+    (["input=/nowhere.png"], "found nothing"),
+])  # fmt: skip
+def test_a_mistake_is_one_line_without_results(predicted, words, reason):
+    path = {"ckpt_path": None} if words[0].startswith("ckpt_path") else {}
+    result = predicted(*words, **path)
+    assert result.code == 1
+    assert reason in result.text
+    assert len(result.text.strip().splitlines()) == 1, result.text
+    assert not (result.folder / "predictions.csv").exists()
+
+
+def test_images_of_another_size_are_refused_with_both_sizes(predicted, tmp_path):
+    np.save(tmp_path / "images.npy", np.zeros((3, 28, 28), np.uint8))
+    result = predicted(f"input={tmp_path}/images.npy")
+    assert result.code == 1
+    assert "reads images of 40x168, found 28x28" in result.text
+
+
+def test_arrays_that_moved_are_found_by_data_root(command, predicted, tmp_path):
+    import train
+
+    root = tmp_path / "before"
+    root.mkdir()
+    np.save(root / "data0.npy", np.random.default_rng(0).integers(0, 256, (30, 20, 30), dtype=np.uint8))
+    np.save(root / "lab0.npy", np.arange(30, dtype=np.uint8))
+    words = ("data=arrays", f"data.root={root}", f"outputs_dir={tmp_path}", f"run_dir={tmp_path}/run", "trainer=cpu")
+    assert command(train.main, *words, "trainer.max_epochs=1", "model.hidden_units=4").code == 0
+    root.rename(tmp_path / "after")
+    ckpt_path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    assert "found nothing" in predicted("split=all", ckpt_path=ckpt_path).text
+    assert predicted("split=all", f"data_root={tmp_path}/after", ckpt_path=ckpt_path).code == 0
+
+
+@pytest.fixture
+def read(predicted, finished_reader):
+    """Predict with the finished reader."""
+
+    def run(*words):
+        outputs = finished_reader.parent.parent
+        (outputs / "datasets").mkdir(exist_ok=True)
+        return predicted(f"outputs_dir={outputs}", *words, ckpt_path=finished_reader / "checkpoints" / "best.ckpt")
+
+    return run
+
+
+def test_a_reader_says_how_sure_it_is_and_which_digits_it_read(read):
+    result = read("split=test")
+    assert result.code == 0, result.text
+    for row in rows_of(result.folder):
+        assert 0 <= float(row["probability"]) <= 1
+        assert int(row["low"]) <= int(row["high"])
+        assert len(row["digits"]) == 4
+        assert sum(map(int, row["digits"])) == int(row["rounded"])
+    results = json.loads((result.folder / "metrics.json").read_text())["test"]
+    assert set(results) == {"model", "constant", "confidence", "reading"}
+    assert results["confidence"]["exact"] == pytest.approx(results["model"]["exact"])
+    assert results["reading"]["sequences"] <= results["model"]["exact"]
+    assert {"overlays.png", "reliability.png"} <= {path.name for path in result.folder.iterdir()}
+
+
+def test_a_reader_that_is_not_told_the_count_may_read_any_number_of_digits(read):
+    result = read("num_digits=null")
+    assert result.code == 0, result.text
+    assert {len(row["digits"]) for row in rows_of(result.folder)} != {4}
+    assert all(sum(map(int, row["digits"])) == int(row["rounded"]) for row in rows_of(result.folder))
+    result = read("num_digits=[1,2]")
+    assert {len(row["digits"]) for row in rows_of(result.folder)} <= {1, 2}
+
+
+def test_several_views_change_the_probabilities_a_little(read):
+    one, six = ([float(row["probability"]) for row in rows_of(read(f"views={n}").folder)] for n in (1, 6))
+    assert one != six
+
+
+def test_a_reader_reads_images_of_other_widths(read, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (3, 40, 75), dtype=np.uint8)
+    np.save(tmp_path / "narrow.npy", images)
+    result = read(f"input={tmp_path / 'narrow.npy'}")
+    assert result.code == 0, result.text
+    assert len(rows_of(result.folder)) == 3
+    assert (result.folder / "overlays.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("num_digits=0", "num_digits: expected a whole number from 1"),
+        ("num_digits=[4,2]", "num_digits: expected a whole number from 1"),
+        ("num_digits=many", "num_digits: expected a whole number from 1"),
+        ("views=7", "views: expected 1 to 6, got 7"),
+        ("views=0", "views: expected 1 to 6, got 0"),
+    ],
+)
+def test_a_way_to_read_that_there_is_not_is_refused_in_one_line(read, word, expected):
+    result = read(word)
+    assert result.code == 1
+    assert expected in result.text
+    assert "Traceback" not in result.text
+
+
+@pytest.mark.parametrize("word", ["num_digits=4", "views=2"])
+def test_a_network_that_does_not_read_digits_refuses_to_be_told_how(predicted, outputs, word):
+    result = predicted(outputs, word)
+    assert result.code == 1
+    assert "has no such choice" in result.text
+
+
+def test_a_missing_truth_file_is_noticed(read, tmp_path, datasets_dir):
+    (whole,) = {path.parent for path in datasets_dir.glob("bundled-70-*/test/truth0.npz")}
+    shutil.copytree(whole, tmp_path / "part")
+    shutil.copy(whole / "data0.npy", tmp_path / "part" / "data1.npy")
+    shutil.copy(whole / "lab0.npy", tmp_path / "part" / "lab1.npy")
+    result = read(f"input={tmp_path / 'part'}")
+    assert result.code == 1
+    assert "expected truth files for 20 images, found 10" in result.text
+
+
+def test_a_composed_folder_of_canvases_is_compared_with_what_was_drawn(read, tmp_path, datasets_dir):
+    (whole,) = {path.parent for path in datasets_dir.glob("bundled-70-*/test/truth0.npz")}
+    result = read(f"input={whole}")
+    assert result.code == 0, result.text
+    assert set(json.loads((result.folder / "metrics.json").read_text())["input"]) >= {"confidence", "reading"}
