@@ -1,31 +1,43 @@
 """Every figure, from plain arrays to a matplotlib Figure; knows no Lightning."""
 
+import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from digitsum.files import written_whole
+
 # From the Okabe-Ito palette, which stays apart for colour-blind readers. The line of the perfect prediction is red and
 # dashed by the reference's wish; the dashes tell it apart where the red does not.
 BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#707070", "#D62728"
 
 
-def loss_figure(epochs: np.ndarray, train_mse: np.ndarray, val_mse: np.ndarray, constant_mse: float) -> Figure:
+def write_figure(path: Path, figure: Figure) -> None:
+    """Write a figure as PNG to `path`, whole or not at all."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=120)
+    with written_whole(path) as file:
+        file.write(content.getvalue())
+
+
+def loss_figure(epochs: np.ndarray, train_mse: np.ndarray, val_mse: np.ndarray, baseline_mse: float) -> Figure:
     """Training and validation error over epochs; on a logarithmic axis where it falls to a thirtieth or less.
 
     Args:
         epochs: `(E,)` counted from 1.
         train_mse: `(E,)` mean squared error while learning: the mean over the epoch, with dropout and bent images.
         val_mse: `(E,)` mean squared error on the validation set after each epoch.
-        constant_mse: of the constant answer on the validation set.
+        baseline_mse: of the mean baseline on the validation set.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(epochs, train_mse, color=ORANGE, marker="o", markersize=4, label="training (running mean while learning)")
     axes.plot(epochs, val_mse, color=BLUE, marker="s", markersize=4, label="validation")
-    axes.axhline(constant_mse, color=GREY, linestyle=":", label=f"always the training mean ({constant_mse:.1f})")
+    axes.axhline(baseline_mse, color=GREY, linestyle=":", label=f"always the training mean ({baseline_mse:.1f})")
     axes.set(xlabel="epoch", ylabel="mean squared error (sum²)", title="Training and validation loss")
     errors = np.concatenate([train_mse, val_mse])
     if 0 < 30 * errors.min() <= errors.max():  # the later epochs would lie on the ground
@@ -67,7 +79,7 @@ def scatter_figure(target: np.ndarray, preds: np.ndarray, title: str, *, total: 
     return figure
 
 
-def answers_figure(
+def predictions_figure(
     images: np.ndarray, preds: np.ndarray, target: np.ndarray | None, title: str, names: Sequence[str] | None = None
 ) -> Figure:
     """Images, each with the predicted and, where known, the true sum.
@@ -112,22 +124,22 @@ def _grid(images: np.ndarray, title: str) -> tuple[Figure, list[Axes]]:
     return figure, panels[: len(images)]
 
 
-def readings_figure(
+def sequences_figure(
     images: np.ndarray,
     probs: np.ndarray,
     digits: Sequence[Sequence[int]],
-    places: Sequence[Sequence[float]],
+    positions: Sequence[Sequence[float]],
     target: np.ndarray | None,
     title: str,
     names: Sequence[str] | None = None,
 ) -> Figure:
-    """Images, each with the digits that were read above their places and the distribution of the sum beneath.
+    """Images, each with the digits that were read above their positions and the distribution of the sum beneath.
 
     Args:
         images: `(N, H, W)` uint8, or float in [0, 1]; `N` of 1 or more.
         probs: `(N, S)` the probability of each sum from 0 on.
         digits: `N` times the digits that were read.
-        places: `N` times how far to the right the middle of each is, in pixels.
+        positions: `N` times how far to the right the middle of each is, in pixels.
         target: `(N,)` true sums, or None.
         title: of the figure.
         names: what to call each image, `N` strings.
@@ -142,7 +154,7 @@ def readings_figure(
     for number, image in enumerate(images):
         above, below = panels[2 * (number // columns) : 2 * (number // columns) + 2, number % columns]
         above.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1, aspect="auto")
-        for digit, place in zip(digits[number], places[number], strict=True):
+        for digit, place in zip(digits[number], positions[number], strict=True):
             above.text(place, -2, str(digit), color=BLUE, fontsize=11, fontweight="bold", ha="center", va="bottom")
         answer = int(probs[number].argmax())
         text = f"read {answer} ({probs[number][answer]:.0%})"
@@ -156,7 +168,7 @@ def readings_figure(
 
 
 def reliability_figure(
-    sureness: np.ndarray,
+    confidence: np.ndarray,
     accuracy: np.ndarray,
     images: np.ndarray,
     answered: np.ndarray,
@@ -166,7 +178,7 @@ def reliability_figure(
     """Whether the model is right as often as it says, and what is gained by setting unsure images aside.
 
     Args:
-        sureness: `(B,)` mean probability that the model gave its answers, one for each step of it.
+        confidence: `(B,)` mean probability that the model gave its answers, one for each step of it.
         accuracy: `(B,)` share of right answers among them.
         images: `(B,)` how many they are.
         answered: `(A,)` share of the images that are answered, the surest first.
@@ -179,8 +191,8 @@ def reliability_figure(
     left.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="right as often as it says")
     # a share of n images strays by about sqrt(p (1 - p) / n)
     error = np.sqrt(np.maximum(accuracy * (1 - accuracy), 0.25 / images) / images)
-    left.errorbar(sureness, accuracy, error, fmt="o", color=BLUE, capsize=3, label="answers, with standard error")
-    for x, y, count in zip(sureness, accuracy, images, strict=True):
+    left.errorbar(confidence, accuracy, error, fmt="o", color=BLUE, capsize=3, label="answers, with standard error")
+    for x, y, count in zip(confidence, accuracy, images, strict=True):
         left.annotate(f"{count:,.0f}", (x, y), xytext=(7, -3), textcoords="offset points", fontsize=8, color=GREY)
     left.set(xlim=(0, 1.04), ylim=(0, 1.04), xlabel="probability given to the answer", ylabel="share of right answers")
     left.set_title("Reliability (numbers: images)", fontsize=10)

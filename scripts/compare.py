@@ -204,9 +204,9 @@ def draw(folder: Path, rows: Sequence["Row"], sort: str) -> None:
     """Write the figures of a comparison."""
     import numpy as np
 
+    from digitsum.figures import write_figure
     from digitsum.runs.comparison import ABSENT, labels
     from digitsum.runs.comparison_figures import curves_figure, parallel_figure, settings_figure
-    from digitsum.runs.environment import write_figure
 
     runs = [run for row in rows for run in row.runs]
     groups = [(label, [np.array(run.curve) for run in row.runs]) for label, row in zip(labels(rows), rows, strict=True)]

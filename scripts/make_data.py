@@ -17,10 +17,10 @@ Writes train/, val/ and test/ with shards data0.npy, lab0.npy, ..., what was dra
 canvases.png. Train on it with: python scripts/train.py data=arrays data.root=FOLDER
 """
 
-from digitsum.cli.console import PROJECT, answer_help, log, reports_mistakes, run_script
+from digitsum.cli.console import PROJECT, log, print_help_and_exit, report_user_errors, run_script
 
 if __name__ == "__main__":
-    answer_help(__doc__)  # before the imports below, which take seconds
+    print_help_and_exit(__doc__)  # before the imports below, which take seconds
 
 from pathlib import Path
 
@@ -32,15 +32,14 @@ from digitsum.data.composed import write_dataset
 from digitsum.data.datamodule import ComposedData
 from digitsum.data.shards import open_splits
 from digitsum.errors import InputError
-from digitsum.figures import canvases_figure
+from digitsum.figures import canvases_figure, write_figure
 from digitsum.files import read_json
-from digitsum.runs.environment import write_figure
 
 register()
 
 
 @hydra.main(version_base="1.3", config_path=f"{PROJECT}/conf", config_name="make_data")
-@reports_mistakes
+@report_user_errors
 def main(cfg: DictConfig) -> None:
     """Write the data set."""
     data = settings_of(cfg.data)

@@ -12,7 +12,7 @@ Settings, as key=value:
     input=PATH               images to read instead
     num_digits=null|4|[1,8]  how many digits the images hold, for a model that reads them; null: any number.
                              Default: what it was trained for
-    views=1                  for such a model: over how many shifted copies of an image to average, 1 to 6
+    tta=1                    for such a model: over how many shifted copies of an image to average, 1 to 6
     batch_size=N             images at once (default 64)
     trainer=auto|cpu|gpu|mps
     mnist_root=FOLDER        where MNIST is, if the run's data must be composed anew
@@ -27,10 +27,10 @@ outputs/predictions/<time>/; for a model that reads digits also overlays.png and
 reliability.png.
 """
 
-from digitsum.cli.console import PROJECT, answer_help, log, log_written, reports_mistakes, run_script
+from digitsum.cli.console import PROJECT, log, log_written, print_help_and_exit, report_user_errors, run_script
 
 if __name__ == "__main__":
-    answer_help(__doc__)  # before the imports below, which take seconds
+    print_help_and_exit(__doc__)  # before the imports below, which take seconds
 
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,11 @@ from digitsum.data.batches import Batches
 from digitsum.data.datamodule import ComposedData, SumDataModule, data_of
 from digitsum.data.glyphs import SPLITS
 from digitsum.data.pictures import SUFFIXES, PictureBatches, find_pictures
-from digitsum.data.shards import ImageArrays, SumArrays, open_shards, read_images
+from digitsum.data.shards import MemmapImages, SumDataset, open_shards, read_images
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import metrics_table
 from digitsum.evaluation.predict import write_predictions
-from digitsum.evaluation.transcription import ReadingAccuracy, find_truth
+from digitsum.evaluation.transcription import TranscriptionAccuracy, find_truth
 from digitsum.files import is_folder
 from digitsum.models.checkpoints import model_of, read_checkpoint
 from digitsum.runs.locate import BEST_CHECKPOINT, newest_run
@@ -57,7 +57,7 @@ register()
 
 
 @hydra.main(version_base="1.3", config_path=f"{PROJECT}/conf", config_name="predict")
-@reports_mistakes
+@report_user_errors
 def main(cfg: DictConfig) -> None:
     """Predict as `cfg` says."""
     if cfg.split not in (*SPLITS, "all"):
@@ -72,9 +72,9 @@ def main(cfg: DictConfig) -> None:
     checkpoint = read_checkpoint(ckpt_path)
     module = model_of(checkpoint, ckpt_path)
     if cfg.num_digits != "trained":
-        module.net.adapt(num_digits=settings_of(cfg).num_digits)
-    if cfg.views != 1:
-        module.net.adapt(views=cfg.views)
+        module.net.set_decoding(num_digits=settings_of(cfg).num_digits)
+    if cfg.tta != 1:
+        module.net.set_decoding(tta=cfg.tta)
 
     batch_size = cfg.batch_size
     if cfg.input is None:
@@ -83,9 +83,9 @@ def main(cfg: DictConfig) -> None:
         parts, folders = {"input": open_input(Path(cfg.input))}, {"input": Path(cfg.input)}
     height, width = module.image_size
     for name, arrays in parts.items():
-        if isinstance(arrays, SumArrays):
+        if isinstance(arrays, SumDataset):
             size = arrays.images.image_size
-            if size != module.image_size and not (module.net.any_width and size[0] == height):
+            if size != module.image_size and not (module.net.variable_width and size[0] == height):
                 found = "{}x{}".format(*size)
                 raise InputError(
                     f"{cfg.input or name}: the model reads images of {height}x{width}, found {found}; "
@@ -97,12 +97,12 @@ def main(cfg: DictConfig) -> None:
 
     folder = Path(cfg.run_dir)
     trainer = build_trainer(cfg, logger=False, callbacks=[], default_root_dir=str(folder))
-    truths = truths_of(parts, folders) if module.net.reads_digits else {}
+    truths = truths_of(parts, folders) if module.net.predicts_digits else {}
     results = write_predictions(trainer, module, parts, folder, truths)
     if results:
         log.info("%s\n", metrics_table(results))
         for part, rows in results.items():
-            for name in ("confidence", "reading"):
+            for name in ("calibration", "transcription"):
                 if name in rows:
                     log.info(
                         "%s, %s: %s", part, name, ", ".join(f"{key} {value:.4f}" for key, value in rows[name].items())
@@ -126,7 +126,7 @@ def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> tuple[d
     return {split: datamodule.splits[split] for split in splits}, {split: datamodule.folder / split for split in splits}
 
 
-def truths_of(parts: dict[str, Any], folders: dict[str, Path]) -> dict[str, ReadingAccuracy]:
+def truths_of(parts: dict[str, Any], folders: dict[str, Path]) -> dict[str, TranscriptionAccuracy]:
     """What compares readings with the digits that were drawn, for the parts that are composed sets."""
     truths = {}
     for part, folder in folders.items():
@@ -135,11 +135,11 @@ def truths_of(parts: dict[str, Any], folders: dict[str, Path]) -> dict[str, Read
             images = len(parts[part].arrays.images)
             if len(truth[0]) != images:
                 raise InputError(f"{folder}: expected truth files for {images} images, found {len(truth[0])}")
-            truths[part] = ReadingAccuracy(*truth)
+            truths[part] = TranscriptionAccuracy(*truth)
     return truths
 
 
-def open_input(path: Path) -> SumArrays | list[Path]:
+def open_input(path: Path) -> SumDataset | list[Path]:
     """The user's images: shards, one `.npy`, or the paths of pictures."""
     if is_folder(path):
         try:
@@ -152,8 +152,8 @@ def open_input(path: Path) -> SumArrays | list[Path]:
     if path.suffix.lower() in SUFFIXES:
         return find_pictures(path)
     if path.suffix == ".npy":
-        images = ImageArrays([read_images(path)])
-        return SumArrays(images, None, torch.arange(len(images)))
+        images = MemmapImages([read_images(path)])
+        return SumDataset(images, None, torch.arange(len(images)))
     raise InputError(f"{path}: expected a folder, a .npy file or a picture ({', '.join(SUFFIXES)})")
 
 

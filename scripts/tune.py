@@ -21,83 +21,33 @@ Start the command several times to search with several processes, in several ter
 and prints the command that trains the best trial's model again. The test set is left alone.
 """
 
-from digitsum.cli.console import PROJECT, answer_help, log, one_line, reports_mistakes, run_script
+from digitsum.cli.console import PROJECT, log, print_help_and_exit, report_user_errors, run_script
 
 if __name__ == "__main__":
-    answer_help(__doc__)  # before the imports below, which take seconds
+    print_help_and_exit(__doc__)  # before the imports below, which take seconds
 
-import difflib
-import logging
 import math
-import re
-import shlex
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import hydra
-import train
-from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from digitsum.cli.build import build_datamodule, build_training, model_arguments
-from digitsum.cli.overrides import flat, key_of, words_of
-from digitsum.cli.schemas import TrainConfig
+from digitsum.cli.build import register
+from digitsum.cli.overrides import flat, override_key
+from digitsum.cli.tune import OWN, PLACES, check, conclude, register_tune, run_trials
 from digitsum.errors import InputError
 from digitsum.training.signals import Interrupted, Signals
-from digitsum.tuning.report import REPORT_FILES, best_of, rounded, write_report
-from digitsum.tuning.search import Pruned, Report, Search, require_optuna
+from digitsum.tuning.search import Search, require_optuna
 from digitsum.tuning.space import build_space
 
-
-@dataclass
-class Pruning:
-    """When a trial may be pruned."""
-
-    startup_trials: int = 5
-    warmup_epochs: int | None = None
-
-
-@dataclass
-class TuneConfig(TrainConfig):
-    """What `scripts/tune.py` is told."""
-
-    search: Any = MISSING
-    study: str = MISSING
-    num_trials: int = 20
-    sampler_seed: int = 0
-    pruning: Pruning = field(default_factory=Pruning)
-
-
-OWN = {*TuneConfig.__dataclass_fields__} - {*TrainConfig.__dataclass_fields__}
-"""Keys of a search; all others are its trainings'."""
-PLACES = ("debug", "_dir", "mnist_root", "download", "dirpath")
-"""How keys end that no result depends on."""
-
-
-def study_folder(outputs_dir: str, study: str) -> str:
-    """The folder of a study.
-
-    Raises:
-        InputError: its name is none that can be a folder's and Hydra's command line can parse back.
-    """
-    if not re.fullmatch(r"\w[\w.-]*", study, re.ASCII):
-        raise InputError(f"study: expected a name of letters, digits, '.', '_' and '-', got {study!r}")
-    return str(Path(outputs_dir, "studies", study))
-
-
-ConfigStore.instance().store(name="tune_schema", node=TuneConfig)
-OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)
+register()
+register_tune()
 
 
 @hydra.main(version_base="1.3", config_path=f"{PROJECT}/conf", config_name="tune")
-@reports_mistakes
+@report_user_errors
 def main(cfg: DictConfig) -> None:
     """Search until the study has as many trials as it is to have, or a signal comes."""
     require_optuna()
@@ -106,7 +56,7 @@ def main(cfg: DictConfig) -> None:
         raise InputError("expected one study, got a sweep; leave -m out")
     if cfg.num_trials < 1:
         raise InputError(f"num_trials: expected 1 or more, got {cfg.num_trials}")
-    fixed = [word for word in command.overrides.task if key_of(word).partition(".")[0] not in OWN]
+    fixed = [word for word in command.overrides.task if override_key(word).partition(".")[0] not in OWN]
     wanted = flat(OmegaConf.to_container(cfg.search, resolve=True), until="type")
     space = build_space(wanted)
     folder = Path(command.runtime.output_dir)
@@ -133,128 +83,6 @@ def main(cfg: DictConfig) -> None:
             raise
         finally:
             conclude(search, fixed, base.monitor)
-
-
-def check(base: DictConfig, wanted: dict[str, Any], settings: dict[str, Any], fixed: list[str]) -> None:
-    """Find what is wrong with the trainings before the first one starts, and compose their data.
-
-    Args:
-        base: the training's config without what is searched.
-        wanted: the search's keys with their ranges.
-        settings: all of `base` by keys.
-        fixed: the command's words for `base`.
-
-    Raises:
-        InputError: a key to search that is none of the training's, is fixed, or has a value out of its own range; a
-            fixed one that is refused.
-    """
-    given = [key_of(word) for word in fixed]
-    for key in ("resume", "run_dir"):
-        if key in given:
-            raise InputError(f"{key}: a study goes on by itself, in a folder of its own; leave it out")
-    for key, options in wanted.items():
-        if key not in settings or key.endswith((*PLACES, "resume", "monitor")):
-            close = difflib.get_close_matches(key, settings, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
-            raise InputError(f"search.{key}: expected a key of a training of {base.model.network}, found none{hint}")
-        if key in given:
-            raise InputError(f"{key}: expected it searched or given, got both; leave it out, or add '~search.{key}'")
-        for value in options.get("choices", [options.get("low"), options.get("high")]):
-            trial = base.copy()
-            OmegaConf.update(trial, key, value)
-            model_arguments(trial)
-            build_datamodule(trial)
-    build_training(base.copy(), Signals(), in_sweep=True)
-    datamodule = build_datamodule(base)
-    train.check_counts(model_arguments(base), datamodule)
-    datamodule.prepare_data()
-
-
-def run_trials(search: Search, num_trials: int, fixed: list[str], signals: Signals) -> None:
-    """Run trial after trial until `num_trials` of the study are finished or under way.
-
-    Raises:
-        InputError: as many have failed.
-        Interrupted: a signal came; the trial that it met will be repeated.
-    """
-    begin, before, failed = time.time(), search.count("complete", "pruned"), 0
-    log.info("study %s: %d of %d trials are finished", search.folder, before, num_trials)
-    while True:
-        with search.next_trial(num_trials) as trial:
-            if trial is None:
-                return
-            start, words = time.monotonic(), words_of(trial.params)
-            outcome = run_trial(search, trial, [*fixed, *words], signals)
-        done = search.count("complete", "pruned")
-        left, end = max(num_trials - done, 0), ""
-        if left and done > before:  # at the rate of all processes since this one began
-            seconds = (time.time() - begin) / (done - before) * left
-            end = f", until about {datetime.now() + timedelta(seconds=seconds):%Y-%m-%d %H:%M}"
-        seconds = time.monotonic() - start
-        log.info("trial %d: %s; %s; %.0f s; %d left%s", trial.number, outcome, " ".join(words), seconds, left, end)
-        failed += outcome.startswith("failed")
-        if failed >= num_trials > done:
-            raise InputError(f"{failed} trials have failed; trial {trial.number}: {outcome}")
-
-
-def run_trial(search: Search, trial: Any, words: list[str], signals: Signals) -> str:
-    """Train as `words` say and tell the study; returns what came out, in words."""
-    folder = search.folder_of(trial.number)
-    cfg = hydra.compose("train", words)
-    cfg.run_dir = str(folder)
-    hparams = {**rounded(trial.params), "seed": cfg.seed}
-    try:
-        with logged_to(folder / "train.log"):
-            report = Report(trial, cfg.monitor)
-            score = train.run(cfg, signals, in_sweep=True, hparams=hparams, callbacks=[report])
-            if score is None or not math.isfinite(score):
-                raise InputError(f"expected a number as {cfg.monitor}, got {score}")
-        search.tell(trial, score)
-    except Pruned as stop:
-        search.tell(trial)
-        return f"pruned at epoch {stop.epoch}, {cfg.monitor} {stop.best:.4f}"
-    except Exception as error:  # whatever it was, the search goes on
-        reason = one_line(error) or type(error).__name__
-        search.tell(trial, reason=reason)
-        if cfg.debug:
-            raise
-        return f"failed, {reason}"
-    except BaseException:
-        search.repeat(trial.number)
-        raise
-    return f"{cfg.monitor} {score:.4f}"
-
-
-@contextmanager
-def logged_to(path: Path) -> Iterator[None]:
-    """Send messages and warnings inside the block, and the exception that ends it, to a file instead of the console."""
-    root = logging.getLogger()
-    file = logging.FileHandler(path, delay=True)
-    file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
-    before, root.handlers[:] = root.handlers[:], [file]
-    logging.captureWarnings(True)
-    try:
-        yield
-    except Exception as error:
-        log.info("%s", one_line(error), exc_info=not isinstance(error, InputError | Pruned))
-        raise
-    finally:
-        logging.captureWarnings(False)
-        root.handlers[:] = before
-        file.close()
-
-
-def conclude(search: Search, fixed: list[str], monitor: str) -> None:
-    """Say what the study has found, and write its tables and figures."""
-    counts = {state: search.count(state) for state in ("complete", "pruned", "failed", "interrupted", "running")}
-    log.info("\ntrials: %s", ", ".join(f"{count} {state}" for state, count in counts.items()))
-    best, command = best_of(search.study), None
-    if best is not None:
-        command = shlex.join(["python", "scripts/train.py", *fixed, *words_of(best.params)])
-        log.info("best: trial %d, %s %.4f; the same again:\n  %s", best.number, monitor, best.value, command)
-    write_report(search.study, search.folder, monitor, command)
-    written = [name for name in REPORT_FILES if (search.folder / name).is_file()]
-    log.info("written to %s: %s", search.folder, ", ".join(written))
 
 
 if __name__ == "__main__":

@@ -83,8 +83,9 @@ def finished_reader(tmp_path_factory, datasets_dir):
 
 def trained(outputs, datasets_dir, words):
     """Train a run outside of any command and return its folder."""
-    import train
     from hydra import compose, initialize_config_dir
+
+    from digitsum.cli import train
 
     folder = outputs / "runs" / "first"
     GlobalHydra.instance().clear()

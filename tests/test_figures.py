@@ -6,13 +6,13 @@ from matplotlib.colors import to_hex
 
 from digitsum.figures import (
     RED,
-    answers_figure,
     canvases_figure,
     loss_figure,
-    readings_figure,
+    predictions_figure,
     reliability_figure,
     scaling_figure,
     scatter_figure,
+    sequences_figure,
     speeds_figure,
 )
 
@@ -59,13 +59,13 @@ def test_predictions_outside_the_range_of_sums_are_in_sight():
 @pytest.mark.parametrize("count", [1, 2, 5, 12])
 def test_each_image_has_its_answer_above_it(count):
     images = np.full((count, 40, 168), 9, np.uint8)
-    figure = answers_figure(
+    figure = predictions_figure(
         images, np.arange(count) + 0.25, np.arange(count), "Some", names=list("abcdefghijkl")[:count]
     )
     shown = [axes for axes in figure.axes if axes.images]
     assert len(shown) == count
     assert shown[0].get_title() == "a: predicted 0.2, true 0"
-    assert "true" not in answers_figure(images, np.zeros(count), None, "Some").axes[0].get_title()
+    assert "true" not in predictions_figure(images, np.zeros(count), None, "Some").axes[0].get_title()
 
 
 def test_canvases_have_their_sums_and_float_images_their_range():
@@ -78,7 +78,7 @@ def test_a_reading_shows_its_digits_above_their_places_and_the_answer_among_its_
     images = np.zeros((2, 40, 168), np.uint8)
     probs = np.zeros((2, 37))
     probs[0, 12], probs[1, 30], probs[1, 31] = 1, 0.4, 0.6
-    figure = readings_figure(
+    figure = sequences_figure(
         images, probs, [(4, 8), (9, 9, 9, 4)], [(20.0, 60.0), (10.0, 40.0, 70.0, 100.0)], np.array([12, 30]), "title"
     )
     above = [axes for axes in figure.axes if axes.images]
@@ -93,12 +93,12 @@ def test_a_reading_shows_its_digits_above_their_places_and_the_answer_among_its_
 
 
 def test_a_true_sum_that_the_model_thinks_impossible_is_no_error_in_the_figure():
-    readings_figure(np.zeros((1, 40, 168), np.uint8), np.ones((1, 1)), [()], [()], np.array([99]), "title")
+    sequences_figure(np.zeros((1, 40, 168), np.uint8), np.ones((1, 1)), [()], [()], np.array([99]), "title")
 
 
 def test_the_reliability_figure_shows_every_step_with_its_images():
-    sureness, accuracy, images = np.array([0.5, 0.99]), np.array([0.4, 0.98]), np.array([10, 1_000])
-    figure = reliability_figure(sureness, accuracy, images, np.array([0.5, 1.0]), np.array([1.0, 0.97]), "title")
+    confidence, accuracy, images = np.array([0.5, 0.99]), np.array([0.4, 0.98]), np.array([10, 1_000])
+    figure = reliability_figure(confidence, accuracy, images, np.array([0.5, 1.0]), np.array([1.0, 0.97]), "title")
     reliability, selective = figure.axes
     assert [text.get_text() for text in reliability.texts] == ["10", "1,000"]
     assert selective.lines[0].get_xydata().tolist() == [[0.5, 1.0], [1.0, 0.97]]

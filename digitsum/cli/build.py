@@ -20,14 +20,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from digitsum.cli.console import PROJECT, ComposingBar
 from digitsum.cli.output_dirs import job_folder, run_folder, swept
-from digitsum.cli.overrides import key_of
+from digitsum.cli.overrides import override_key
 from digitsum.cli.schemas import (
     CheckpointSettings,
     CSVSettings,
     EarlyStoppingSettings,
     MakeDataConfig,
-    PicturesSettings,
     PredictConfig,
+    PredictionLoggerSettings,
     TensorBoardSettings,
     TrainConfig,
     TrainerSettings,
@@ -39,7 +39,7 @@ from digitsum.models.checkpoints import WholeCheckpointIO
 from digitsum.models.module import OptimizerSettings, SumModule
 from digitsum.models.registry import NETWORKS
 from digitsum.runs.locate import LAST_CHECKPOINT
-from digitsum.training.callbacks import Clock, History
+from digitsum.training.callbacks import EpochTimer, MetricsHistory
 from digitsum.training.resume import Resumable
 from digitsum.training.signals import Signals
 
@@ -57,7 +57,7 @@ def register() -> None:
     store(group="trainer/schema", name="trainer", node=TrainerSettings)
     store(group="callbacks/schema", name="checkpoint", node=CheckpointSettings)
     store(group="callbacks/schema", name="early_stopping", node=EarlyStoppingSettings)
-    store(group="callbacks/schema", name="pictures", node=PicturesSettings)
+    store(group="callbacks/schema", name="pictures", node=PredictionLoggerSettings)
     store(group="logger/schema", name="tensorboard", node=TensorBoardSettings)
     store(group="logger/schema", name="csv", node=CSVSettings)
     OmegaConf.register_new_resolver("project_root", lambda: PROJECT, replace=True)
@@ -183,7 +183,7 @@ def build_training(
     trainer = build_trainer(
         cfg,
         several=True,
-        callbacks=[History(run_dir / "history.csv"), Clock(), *named, *callbacks, resumable],
+        callbacks=[MetricsHistory(run_dir / "history.csv"), EpochTimer(), *named, *callbacks, resumable],
         logger=logger,
         # a sweep's job is alone: Slurm's variables are its launcher's, and Lightning would requeue a job by itself, too
         plugins=[WholeCheckpointIO(), *([LightningEnvironment()] if in_sweep else [])],
@@ -209,7 +209,7 @@ def hparams(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
     if hydra.mode == RunMode.MULTIRUN and swept(words):
         words, keys = swept(words), set[str]()
     values: dict[str, Any] = {}
-    for key in sorted(keys | {key_of(word) for word in words}):
+    for key in sorted(keys | {override_key(word) for word in words}):
         value = hydra.runtime.choices[key] if key in hydra.runtime.choices else OmegaConf.select(cfg, key)
         if not key.endswith(("_dir", "root")) and not (key in hydra.runtime.choices and value is None):
             values[key] = value if isinstance(value, int | float | str | bool) else str(value)

@@ -19,7 +19,7 @@ PROJECT = str(Path(__file__).resolve().parents[2])
 log = logging.getLogger("digitsum")
 
 
-def answer_help(text: str | None) -> None:
+def print_help_and_exit(text: str | None) -> None:
     """Print a script's docstring and exit if help was asked for; before the imports that take seconds."""
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((text or "").strip())
@@ -55,7 +55,7 @@ def run_script(main: Callable[[], Any], config_name: str) -> None:
         sys.exit(130)
 
 
-def reports_mistakes(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def report_user_errors(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Decorate a Hydra task: a user's mistake goes to the job's log in one line.
 
     In a multirun it is raised again, so that Hydra counts the job as failed and goes on to the next; alone it ends the
@@ -179,11 +179,11 @@ class ComposingBar:
 
 def prepare_process() -> None:
     """What each process that trains or predicts needs: a fast allocator, and no messages that lead nowhere."""
-    keep_heap()
+    tune_malloc()
     _silence_known_messages()
 
 
-def keep_heap() -> None:
+def tune_malloc() -> None:
     """Let glibc keep large blocks between steps instead of mapping and clearing them anew each time.
 
     Each training step allocates some hundred megabytes of activations; without this a third to a half of its time

@@ -24,17 +24,17 @@ def run_folder(outputs_dir: str, resume: str | None) -> str:
         InputError: there is no run to resume, or the folder cannot be made; or something else than torchrun and
             Lightning started several processes, which cannot agree here.
     """
-    if not is_first() and "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not is_rank_zero() and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise InputError("hydra.run.dir: expected a folder, the same for all processes of this run; or use torchrun")
-    return from_first("run_folder", lambda: _run_folder(outputs_dir, resume))
+    return from_rank_zero("run_folder", lambda: _run_folder(outputs_dir, resume))
 
 
-def is_first() -> bool:
+def is_rank_zero() -> bool:
     """Whether this is the process that writes and speaks: the only one, or the first of those that train together."""
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
-def from_first(name: str, make: Callable[[], str]) -> str:
+def from_rank_zero(name: str, make: Callable[[], str]) -> str:
     """What `make` returns in the first process; those that torchrun started with it wait for it, by `name`.
 
     Raises:
@@ -46,7 +46,7 @@ def from_first(name: str, make: Callable[[], str]) -> str:
 
     store, _, _ = next(rendezvous("env://"))
     result = ""
-    if is_first():
+    if is_rank_zero():
         try:
             result = make()
         finally:

@@ -6,16 +6,16 @@ from typing import Any
 from digitsum.tuning.report import rounded
 
 
-def key_of(word: str) -> str:
+def override_key(word: str) -> str:
     """What `key=value`, `+key=value` or `~key` is about."""
     return word.lstrip("+~").partition("=")[0].partition("@")[0]
 
 
-def words_of(params: dict[str, Any]) -> list[str]:
+def to_overrides(params: dict[str, Any]) -> list[str]:
     """A trial's settings as words that Hydra parses back.
 
     Example:
-        >>> words_of({"model.lr": 0.0011781448719376517, "model.pooling": "max", "trainer.precision": None})
+        >>> to_overrides({"model.lr": 0.0011781448719376517, "model.pooling": "max", "trainer.precision": None})
         ['model.lr=0.00117814', 'model.pooling=max', 'trainer.precision=null']
     """
     return [f"{key}={_written(value)}" for key, value in rounded(params).items()]

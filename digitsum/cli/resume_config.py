@@ -12,7 +12,7 @@ from digitsum.cli.schemas import (
     CheckpointSettings,
     CSVSettings,
     EarlyStoppingSettings,
-    PicturesSettings,
+    PredictionLoggerSettings,
     TensorBoardSettings,
     TrainConfig,
     TrainerSettings,
@@ -87,7 +87,7 @@ def _known(node: dict[str, Any] | None) -> Any:
     if not node:
         return {}
     target = node["_target_"]
-    schemas = (CheckpointSettings, EarlyStoppingSettings, PicturesSettings, TensorBoardSettings, CSVSettings)
+    schemas = (CheckpointSettings, EarlyStoppingSettings, PredictionLoggerSettings, TensorBoardSettings, CSVSettings)
     if not _is_plain(node):
         raise InputError(f"refuses to build {target!r} of anything but plain values")
     for key in ("filename", "name", "version"):  # of what is written into the run's folder

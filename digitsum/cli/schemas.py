@@ -90,10 +90,10 @@ class EarlyStoppingSettings:
 
 
 @dataclass
-class PicturesSettings:
-    """`digitsum.training.callbacks.SumPictures`."""
+class PredictionLoggerSettings:
+    """`digitsum.training.callbacks.PredictionLogger`."""
 
-    _target_: str = "digitsum.training.callbacks.SumPictures"
+    _target_: str = "digitsum.training.callbacks.PredictionLogger"
     every_n_epochs: int = 1
     num_images: int = 12
 
@@ -152,7 +152,7 @@ class PredictConfig:
     split: str = "val"
     input: str | None = None
     num_digits: Any = "trained"
-    views: int = 1
+    tta: int = 1
     batch_size: int = 64
     trainer: Any = MISSING
     mnist_root: str | None = None

@@ -17,20 +17,20 @@ class Augmentation:
     Attributes:
         scale: largest share by which the section of the image that is shown shrinks or grows, width and height each by
             itself.
-        slant: largest sideways lean, in pixels per pixel of height.
+        shear: largest sideways lean, in pixels per pixel of height.
         shift: largest shift in pixels, sideways and up or down.
-        warp: standard deviation in pixels of the random shifts of control points, between which images bend.
-        warp_spacing: pixels between control points: the smaller, the more local the bending.
+        elastic: standard deviation in pixels of the random shifts of control points, between which images bend.
+        elastic_spacing: pixels between control points: the smaller, the more local the bending.
 
     Raises:
         InputError: a value out of range.
     """
 
     scale: float = 0.0
-    slant: float = 0.0
+    shear: float = 0.0
     shift: float = 0.0
-    warp: float = 0.0
-    warp_spacing: int = 14
+    elastic: float = 0.0
+    elastic_spacing: int = 14
 
     def __post_init__(self) -> None:
         for entry in fields(self):
@@ -38,11 +38,11 @@ class Augmentation:
                 raise InputError(f"augmentation.{entry.name}: expected 0 to 10,000, got {getattr(self, entry.name)}")
         if self.scale >= 1:
             raise InputError(f"augmentation.scale: expected a share below 1, got {self.scale}")
-        if self.warp_spacing < 1:
-            raise InputError(f"augmentation.warp_spacing: expected 1 or more pixels, got {self.warp_spacing}")
+        if self.elastic_spacing < 1:
+            raise InputError(f"augmentation.elastic_spacing: expected 1 or more pixels, got {self.elastic_spacing}")
 
     def __bool__(self) -> bool:
-        return any((self.scale, self.slant, self.shift, self.warp))
+        return any((self.scale, self.shear, self.shift, self.elastic))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Bend images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; float in [0, 1] comes back.
@@ -61,14 +61,14 @@ class Augmentation:
         y = torch.linspace(-1, 1, nodes_y, device=device)[:, None] * (1 - 1 / height)
         x = torch.linspace(-1, 1, nodes_x, device=device) * (1 - 1 / width)
         from_x = (
-            x * (1 + uniform(self.scale)) + (y * (height / 2) * uniform(self.slant) + uniform(self.shift)) * 2 / width
+            x * (1 + uniform(self.scale)) + (y * (height / 2) * uniform(self.shear) + uniform(self.shift)) * 2 / width
         )
         from_y = (y * (1 + uniform(self.scale)) + uniform(self.shift) * 2 / height).expand(-1, -1, nodes_x)
         nodes = torch.stack([from_x, from_y], dim=1)
-        if self.warp:
-            points = (height // self.warp_spacing + 2, width // self.warp_spacing + 2)
+        if self.elastic:
+            points = (height // self.elastic_spacing + 2, width // self.elastic_spacing + 2)
             bend = torch.randn((count, 2, *points), device=device)
-            bend *= torch.tensor([2 / width, 2 / height], device=device)[:, None, None] * self.warp
+            bend *= torch.tensor([2 / width, 2 / height], device=device)[:, None, None] * self.elastic
             nodes += F.interpolate(bend, (nodes_y, nodes_x), mode="bicubic", align_corners=True)
         # channels last is the order that grid_sample wants
         nodes = nodes.contiguous(memory_format=torch.channels_last)

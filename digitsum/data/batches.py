@@ -6,14 +6,38 @@ from typing import Any
 import numpy as np
 import torch
 
-from digitsum.data.orders import BLOCK, WINDOW, block_order, full_order
-from digitsum.data.shards import SumArrays
+from digitsum.data.shards import SumDataset
 
 _CHUNK = 1_000  # images put on a device at once: bounds the memory beside it
 
 Batch = dict[str, Any]
 """`images` `(B, H, W)` uint8 or float32 in [0, 1], `index` `(B,)` int64, and where known `sums` `(B,)` int64. In one of
-several processes also `share`, a float (see `Batches`)."""
+several processes also `loss_weight`, a float (see `Batches`)."""
+
+
+BLOCK = 1_024
+"""Images that lie together on the disk and are read together: 7 MB of 40x168 pixels, which even a spinning disk takes
+many times longer to read than to find."""
+
+WINDOW = 16 * BLOCK
+"""Images that are shuffled together, of 16 blocks from anywhere: 110 MB, so that two windows fit into any memory."""
+
+
+def full_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Every order of `count` places alike: each batch is from all over the disk, which must fit into memory then."""
+    # numpy mixes both numbers into the state; a torch CPU generator heeds only the low 32 bits of its seed
+    return np.random.default_rng([seed, epoch]).permutation(count)
+
+
+def block_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Blocks of `BLOCK` consecutive places in random order, and each `WINDOW` places of that shuffled."""
+    rng = np.random.default_rng([seed, epoch])
+    blocks = rng.permutation(-(-count // BLOCK))
+    order = (blocks[:, None] * BLOCK + np.arange(BLOCK)).reshape(-1)
+    order = order[order < count]  # the last block may be cut short, wherever it came
+    for start in range(0, count, WINDOW):
+        rng.shuffle(order[start : start + WINDOW])
+    return order
 
 
 class Batches:
@@ -27,8 +51,8 @@ class Batches:
 
     Several processes have the same order, and of each batch every one takes a part: consecutive images, as many as the
     others or one more. A part of the last batch may be empty; it comes all the same, because the processes wait for
-    each other at each batch. `share` is the part's size over the mean size of all parts: the mean over the processes
-    of `share` times the mean loss of a part is the mean loss of the batch.
+    each other at each batch. `loss_weight` is the part's size over the mean size of all parts: the mean over the
+    processes of `loss_weight` times the mean loss of a part is the mean loss of the batch.
 
     Args:
         arrays: the split.
@@ -36,20 +60,20 @@ class Batches:
         shuffle_seed: with the epoch's number it fixes the order.
         rank: which of the processes this is, from 0.
         world_size: how many processes there are.
-        blocks: shuffle by `digitsum.data.orders.block_order`, and have the disk read ahead, not by `full_order`.
+        blocks: shuffle by `digitsum.data.batches.block_order`, and have the disk read ahead, not by `full_order`.
         resident: the whole split on a device, by `on_device`; batches are then gathered there.
     """
 
     def __init__(
         self,
-        arrays: SumArrays,
+        arrays: SumDataset,
         batch_size: int,
         shuffle_seed: int | None = None,
         *,
         rank: int = 0,
         world_size: int = 1,
         blocks: bool = False,
-        resident: Batch | None = None,
+        device_cache: Batch | None = None,
     ) -> None:
         assert batch_size >= 1
         assert 0 <= rank < world_size
@@ -59,7 +83,7 @@ class Batches:
         self.rank = rank
         self.world_size = world_size
         self.blocks = blocks
-        self.resident = resident
+        self.device_cache = device_cache
         self._epoch = -1
         self._delivered = 0
         self._resumed = False
@@ -73,13 +97,13 @@ class Batches:
         return -(-len(self.arrays) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        half_way = self._resumed and 0 < self._delivered < len(self)
-        if not (half_way and self._next_epoch in (None, self._epoch)):
+        mid_epoch = self._resumed and 0 < self._delivered < len(self)
+        if not (mid_epoch and self._next_epoch in (None, self._epoch)):
             self._epoch = self._epoch + 1 if self._next_epoch is None else self._next_epoch
             self._delivered = 0
         self._resumed, self._next_epoch = False, None
         order = torch.from_numpy(self._order())
-        places = order if self.resident is None else order.to(self.resident["index"].device)
+        places = order if self.device_cache is None else order.to(self.device_cache["index"].device)
         asked = self._delivered * self.batch_size // WINDOW  # windows before this one need not be read any more
         for number in range(self._delivered, len(self)):
             start = number * self.batch_size
@@ -90,7 +114,7 @@ class Batches:
             first, last = (count * part // self.world_size for part in (self.rank, self.rank + 1))
             batch = self._gather(places[start + first : start + last])
             if self.world_size > 1:
-                batch["share"] = (last - first) * self.world_size / count
+                batch["loss_weight"] = (last - first) * self.world_size / count
             self._delivered = number + 1
             yield batch
 
@@ -110,7 +134,7 @@ class Batches:
 
     @property
     def _reads_ahead(self) -> bool:
-        return self.blocks and self.shuffle_seed is not None and self.resident is None
+        return self.blocks and self.shuffle_seed is not None and self.device_cache is None
 
     def _read_ahead(self, window: torch.Tensor) -> None:
         for block in (window // BLOCK).unique().tolist():
@@ -118,14 +142,14 @@ class Batches:
             self.arrays.images.read_ahead(int(index[0]), int(index[-1]) + 1)
 
     def _gather(self, places: torch.Tensor) -> Batch:
-        if self.resident is not None:
-            return {name: values.index_select(0, places) for name, values in self.resident.items()}
+        if self.device_cache is not None:
+            return {name: values.index_select(0, places) for name, values in self.device_cache.items()}
         index = self.arrays.index[places]
         known = {} if self.arrays.sums is None else {"sums": self.arrays.sums[index]}
         return {"images": self.arrays.images.gather(index), "index": index, **known}
 
 
-def on_device(arrays: SumArrays, device: torch.device) -> Batch:
+def on_device(arrays: SumDataset, device: torch.device) -> Batch:
     """A whole split as one batch on `device`, from first to last."""
     images = torch.empty((len(arrays), *arrays.images.image_size), dtype=arrays.images.dtype, device=device)
     for part, index in zip(images.split(_CHUNK), arrays.index.split(_CHUNK), strict=True):

@@ -12,7 +12,7 @@ from digitsum.data.batches import Batch, Batches, device_room, on_device
 from digitsum.data.canvases import Layout
 from digitsum.data.composed import Composition, cached_dataset
 from digitsum.data.glyphs import SPLITS
-from digitsum.data.shards import SumArrays, open_splits
+from digitsum.data.shards import SumDataset, open_splits
 from digitsum.errors import InputError
 
 SHUFFLES = ("auto", "full", "blocks")
@@ -31,7 +31,7 @@ class ArraysData:
         split_seed: of the 80/10/10 split; not the run's seed, so that a sweep over seeds has one validation set.
         batch_size: images a batch, of all processes together.
         shuffle: of the training images: `full`, `blocks` (of neighbours on the disk, for sets larger than memory; see
-            `digitsum.data.orders`), or `auto`: `blocks` above `BLOCKS_ABOVE`.
+            `digitsum.data.batches`), or `auto`: `blocks` above `BLOCKS_ABOVE`.
         on_device: keep training and validation images on the GPU, if there is one and they fit in half of what is free.
     """
 
@@ -102,9 +102,9 @@ class SumDataModule(L.LightningDataModule):
         self.shuffle_seed = shuffle_seed
         self.augmentation = augmentation
         self._progress = progress
-        self.splits: dict[str, SumArrays] = {}
+        self.splits: dict[str, SumDataset] = {}
         self._fingerprints: dict[str, str] = {}
-        self._resident: dict[str, Batch] | None = None
+        self._device_cache: dict[str, Batch] | None = None
         # plain values alone: a checkpoint is loaded with weights_only=True
         self.save_hyperparameters({"data": {"kind": _kind(data), **asdict(data)}}, logger=False)
 
@@ -144,7 +144,7 @@ class SumDataModule(L.LightningDataModule):
 
     @property
     def train_mean(self) -> float:
-        """The mean of the training sums, the best constant answer under squared error; after `setup`."""
+        """The mean of the training sums, the mean baseline under squared error; after `setup`."""
         train = self.splits["train"]
         assert train.sums is not None
         return train.sums[train.index].double().mean().item()
@@ -172,17 +172,17 @@ class SumDataModule(L.LightningDataModule):
             rank=rank,
             world_size=world_size,
             blocks=large if self.data.shuffle == "auto" else self.data.shuffle == "blocks",
-            resident=self._residents().get(split),
+            device_cache=self._device_caches().get(split),
         )
 
-    def _residents(self) -> dict[str, Batch]:
+    def _device_caches(self) -> dict[str, Batch]:
         """Training and validation set on the trainer's device, put there when first asked for, if they fit."""
-        if self._resident is None and self.trainer is not None and self.data.on_device:
+        if self._device_cache is None and self.trainer is not None and self.data.on_device:
             device = self.trainer.strategy.root_device
             kept = {split: self.splits[split] for split in ("train", "val")}
             fit = sum(arrays.num_bytes for arrays in kept.values()) <= device_room(device)
-            self._resident = {split: on_device(arrays, device) for split, arrays in kept.items()} if fit else {}
-        return self._resident or {}
+            self._device_cache = {split: on_device(arrays, device) for split, arrays in kept.items()} if fit else {}
+        return self._device_cache or {}
 
     def train_dataloader(self) -> Batches:
         """Shuffled batches."""

@@ -19,7 +19,7 @@ _SCAN = 1_000  # images checked at once: bounds the memory that a check takes
 _WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)  # Windows has none
 
 
-class ImageArrays:
+class MemmapImages:
     """Images in one or more memory-mapped arrays, gathered by their numbers.
 
     Args:
@@ -86,7 +86,7 @@ class ImageArrays:
 
 
 @dataclass(frozen=True)
-class SumArrays:
+class SumDataset:
     """A split: which images of a folder belong to it, and their sums.
 
     Attributes:
@@ -95,7 +95,7 @@ class SumArrays:
         index: `(N,)` int64, the numbers of the split's images in the folder.
     """
 
-    images: ImageArrays
+    images: MemmapImages
     sums: torch.Tensor | None
     index: torch.Tensor
 
@@ -109,14 +109,14 @@ class SumArrays:
         return len(self) * height * width * self.images.dtype.itemsize
 
     def fingerprint(self) -> str:
-        """Hexadecimal digits that change with the images (see `ImageArrays.fingerprint`), any sum, or the split."""
+        """Hexadecimal digits that change with the images (see `MemmapImages.fingerprint`), any sum, or the split."""
         digest = hashlib.blake2b(self.images.fingerprint().encode(), digest_size=16)
         for numbers in (self.sums, self.index):
             digest.update(b"" if numbers is None else numbers.numpy().tobytes())
         return digest.hexdigest()
 
 
-def open_splits(root: Path, split_seed: int) -> dict[str, SumArrays]:
+def open_splits(root: Path, split_seed: int) -> dict[str, SumDataset]:
     """Open the user's folder of shards as `train`, `val` and `test`.
 
     Either the folder has sub-folders of those three names, each with shards, or it has shards itself, which are split
@@ -145,10 +145,10 @@ def open_splits(root: Path, split_seed: int) -> dict[str, SumArrays]:
         raise InputError(f"{root}: expected at least 10 images to split 80/10/10, found {len(everything)}")
     order = torch.from_numpy(np.random.default_rng(split_seed).permutation(len(everything)))
     parts = {"train": order[2 * tenth :], "val": order[:tenth], "test": order[tenth : 2 * tenth]}
-    return {split: SumArrays(everything.images, everything.sums, part.sort().values) for split, part in parts.items()}
+    return {split: SumDataset(everything.images, everything.sums, part.sort().values) for split, part in parts.items()}
 
 
-def open_shards(folder: Path, *, need_sums: bool = True) -> SumArrays:
+def open_shards(folder: Path, *, need_sums: bool = True) -> SumDataset:
     """Open and check every shard of a folder: `data*.npy` with `lab*.npy` or `label*.npy`, in natural order.
 
     Images are `(n, H, W)`, `(n, 1, H, W)` or `(n, H, W, 1)`, uint8, or float in [0, 1]; sums are `(n,)` or `(n, 1)`, of
@@ -197,7 +197,7 @@ def open_shards(folder: Path, *, need_sums: bool = True) -> SumArrays:
     return _joined(images, np.concatenate(sums))
 
 
-def _joined(arrays: dict[Path, np.ndarray], sums: np.ndarray | None) -> SumArrays:
+def _joined(arrays: dict[Path, np.ndarray], sums: np.ndarray | None) -> SumDataset:
     (first_path, first), *rest = arrays.items()
     for path, array in rest:
         if array.shape[1:] != first.shape[1:]:
@@ -207,8 +207,8 @@ def _joined(arrays: dict[Path, np.ndarray], sums: np.ndarray | None) -> SumArray
             )
         if array.dtype != first.dtype:
             raise InputError(f"{path}: expected pixels of {first.dtype} as in {first_path.name}, found {array.dtype}")
-    images = ImageArrays(list(arrays.values()), [path.name for path in arrays])
-    return SumArrays(images, None if sums is None else torch.from_numpy(sums), torch.arange(len(images)))
+    images = MemmapImages(list(arrays.values()), [path.name for path in arrays])
+    return SumDataset(images, None if sums is None else torch.from_numpy(sums), torch.arange(len(images)))
 
 
 def read_images(path: Path) -> np.ndarray:
@@ -260,5 +260,5 @@ def read_sums(path: Path) -> np.ndarray:
     return array.astype(np.int64)
 
 
-def _size(arrays: SumArrays) -> str:
+def _size(arrays: SumDataset) -> str:
     return "{}x{}".format(*arrays.images.image_size)

@@ -3,34 +3,41 @@
 import numpy as np
 
 from digitsum.data.batches import Batch
-from digitsum.models.base import Answers, interval_of, mean_of, median_of, probability_of
+from digitsum.models.base import Prediction, interval_of, mean_of, median_of, probability_of
 
 _INTERVAL = 0.9
 _LOGIT_BINS = np.linspace(-12, 18, 3_001)  # fine enough to be summed up to any coarser ones: a hundredth of a nat
 _RELIABILITY_BINS = 15
-_SUREST = (90, 95, 98, 99)  # percent
+_COVERAGES = (90, 95, 98, 99)  # percent
 
 
-class Confidence:
+class Calibration:
     """Results of one pass over images with known sums, gathered batch by batch in bounded memory."""
 
     def __init__(self) -> None:
         self._count = 0
-        self._totals = {"nll": 0.0, "coverage": 0.0, "width": 0.0, "mae_median": 0.0, "mse_mean": 0.0, "exact": 0.0}
+        self._totals = {
+            "nll": 0.0,
+            "interval_coverage": 0.0,
+            "interval_width": 0.0,
+            "mae_median": 0.0,
+            "mse_mean": 0.0,
+            "exact": 0.0,
+        }
         # by the probability of the answer: how many, how many right, and their probabilities added up
         self._bins = np.zeros((3, len(_LOGIT_BINS) + 1))
 
-    def update(self, batch: Batch, answers: Answers) -> None:
+    def update(self, batch: Batch, prediction: Prediction) -> None:
         """Add a batch of images with sums and the answers to it, which have distributions."""
-        assert answers.probs is not None
-        sums, probs = batch["sums"].cpu(), answers.probs.cpu().double()
+        assert prediction.probs is not None
+        sums, probs = batch["sums"].cpu(), prediction.probs.cpu().double()
         low, high = interval_of(probs, _INTERVAL)
-        estimate = answers.estimate.cpu()
+        estimate = prediction.estimate.cpu()
         right = (estimate == sums).double()
         for name, values in {
             "nll": -probability_of(probs, sums).clamp_min(1e-38).log(),
-            "coverage": (low <= sums) & (sums <= high),
-            "width": high - low + 1,
+            "interval_coverage": (low <= sums) & (sums <= high),
+            "interval_width": high - low + 1,
             "mae_median": (median_of(probs) - sums).abs(),
             "mse_mean": (mean_of(probs) - sums).square(),
             "exact": right,
@@ -47,19 +54,19 @@ class Confidence:
         """What the distributions are worth.
 
         Returns:
-            `nll` (mean of -log P(true sum), nats, of one image 87 at most), `coverage` of the central 90 % interval and
-            its mean `width` (sums in it), `calibration_error` (see `reliability`: mean distance of the answers'
-            probability from the share of right ones, weighted by images),
+            `nll` (mean of -log P(true sum), nats, of one image 87 at most), `interval_coverage` of the central 90 %
+            interval and its mean `interval_width` (sums in it), `calibration_error` (see `reliability`: mean distance
+            of the answers' probability from the share of right ones, weighted by images),
             `mae_median` and `mse_mean` (of the point estimates that are best for them), `exact` of the most probable
-            sum, and `exact_of_surest_90`, `_95`, `_98`, `_99` (where the other 10, 5, 2, 1 % are set aside).
+            sum, and `exact_at_coverage_90`, `_95`, `_98`, `_99` (where the other 10, 5, 2, 1 % are set aside).
         """
-        sureness, accuracy, images = self.reliability()
-        error = float((images * np.abs(sureness - accuracy)).sum() / images.sum())
+        confidence, accuracy, images = self.reliability()
+        error = float((images * np.abs(confidence - accuracy)).sum() / images.sum())
         answered, right = self.selective()
         return {
             **{name: total / self._count for name, total in self._totals.items()},
             "calibration_error": error,
-            **{f"exact_of_surest_{p}": float(np.interp(p / 100, answered, right)) for p in _SUREST},
+            **{f"exact_at_coverage_{p}": float(np.interp(p / 100, answered, right)) for p in _COVERAGES},
         }
 
     def reliability(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

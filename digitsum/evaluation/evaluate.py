@@ -1,4 +1,4 @@
-"""A pass of a trained model over images: its metrics beside the constant answer's, and what a figure needs."""
+"""A pass of a trained model over images: its metrics beside the mean baseline's, and what a figure needs."""
 
 import heapq
 import itertools
@@ -13,9 +13,9 @@ from matplotlib.figure import Figure
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from digitsum.data.batches import Batch
-from digitsum.figures import answers_figure, readings_figure
+from digitsum.figures import predictions_figure, sequences_figure
 from digitsum.metrics import sum_metrics
-from digitsum.models.base import Answers
+from digitsum.models.base import Prediction
 from digitsum.models.module import SumModule
 
 MAX_POINTS = 30_000
@@ -23,7 +23,7 @@ MAX_POINTS = 30_000
 
 
 @dataclass(frozen=True)
-class Shown:
+class Example:
     """One image with all that is shown beside it.
 
     Attributes:
@@ -33,7 +33,7 @@ class Shown:
         target: the true sum, if it is known.
         probs: `(S,)` the probability of each sum, or None.
         digits: what was read, if the network reads.
-        places: how far to the right the middle of each digit is, in pixels.
+        positions: how far to the right the middle of each digit is, in pixels.
     """
 
     name: str
@@ -42,30 +42,30 @@ class Shown:
     target: int | None = None
     probs: np.ndarray | None = None
     digits: tuple[int, ...] = ()
-    places: tuple[float, ...] = ()
+    positions: tuple[float, ...] = ()
 
 
-def shown(batch: Batch, answers: Answers, row: int, part: str = "") -> Shown:
+def example_from_batch(batch: Batch, prediction: Prediction, row: int, part: str = "") -> Example:
     """What to show of one row of a batch."""
     sums = batch.get("sums")
     rest: dict[str, Any] = {}
-    if answers.probs is not None:
-        digits, places = answers.reading.digits[row], answers.reading.places[row]
+    if prediction.probs is not None:
+        digits, positions = prediction.sequence.digits[row], prediction.sequence.positions[row]
         rest = {
-            "probs": answers.probs[row].float().cpu().numpy(),
+            "probs": prediction.probs[row].float().cpu().numpy(),
             "digits": tuple(digits[digits >= 0].tolist()),
-            "places": tuple(places[digits >= 0].tolist()),
+            "positions": tuple(positions[digits >= 0].tolist()),
         }
-    return Shown(
+    return Example(
         name=f"{part} {int(batch['index'][row])}".strip(),
         image=batch["images"][row].cpu().numpy(),
-        pred=answers.estimate[row].item(),
+        pred=prediction.estimate[row].item(),
         target=None if sums is None else int(sums[row]),
         **rest,
     )
 
 
-def shown_figure(images: Sequence[Shown], title: str, *, named: bool = True) -> Figure:
+def examples_figure(images: Sequence[Example], title: str, *, named: bool = True) -> Figure:
     """Images with their answers, and with the digits and the distribution of the sum where the network has them."""
     pixels = np.stack([one.image for one in images])
     known = [one.target for one in images if one.target is not None]
@@ -73,16 +73,16 @@ def shown_figure(images: Sequence[Shown], title: str, *, named: bool = True) -> 
     names = [one.name for one in images] if named else None
     if all(one.probs is not None for one in images):
         probs = np.stack([one.probs for one in images])  # type: ignore[misc]
-        digits, places = [one.digits for one in images], [one.places for one in images]
-        return readings_figure(pixels, probs, digits, places, target, title, names)
-    return answers_figure(pixels, np.array([one.pred for one in images]), target, title, names)
+        digits, positions = [one.digits for one in images], [one.positions for one in images]
+        return sequences_figure(pixels, probs, digits, positions, target, title, names)
+    return predictions_figure(pixels, np.array([one.pred for one in images]), target, title, names)
 
 
 class Evaluation:
     """Results of one pass, gathered batch by batch in bounded memory.
 
     Args:
-        train_mean: the constant answer.
+        train_mean: the mean baseline.
         num_worst: how many of the largest errors to keep with their images.
 
     Attributes:
@@ -94,29 +94,29 @@ class Evaluation:
         self.count = 0
         self._num_worst = num_worst
         self._model = sum_metrics()
-        self._constant = sum_metrics()
-        for metric in (*self._model.values(), *self._constant.values()):
+        self._baseline = sum_metrics()
+        for metric in (*self._model.values(), *self._baseline.values()):
             metric.distributed_available_fn = None  # each process is shown all images: there is nothing to add up
-        self._worst: list[tuple[float, int, Shown]] = []
+        self._worst: list[tuple[float, int, Example]] = []
         self._ties = itertools.count(step=-1)
         self._points: list[np.ndarray] = []
         self._stride = 1
 
-    def update(self, batch: Batch, answers: Answers, part: str = "") -> None:
+    def update(self, batch: Batch, prediction: Prediction, part: str = "") -> None:
         """Add a batch with sums and the answers to it; `part` is what the batch belongs to."""
-        sums, preds = batch["sums"].cpu(), answers.estimate.float().cpu()
+        sums, preds = batch["sums"].cpu(), prediction.estimate.float().cpu()
         self._model.update(preds, sums)
-        self._constant.update(torch.full_like(preds, self.train_mean), sums)
+        self._baseline.update(torch.full_like(preds, self.train_mean), sums)
         self._keep_points(torch.stack([sums.float(), preds], dim=1).numpy())
         if self._num_worst:
-            self._keep_worst(batch, answers, (preds - sums).abs(), part)
+            self._keep_worst(batch, prediction, (preds - sums).abs(), part)
         self.count += len(sums)
 
     def row(self) -> dict[str, dict[str, float]]:
-        """`model` and `constant`, each with `mse, rmse, mae, within_5, within_1, exact` and `count`."""
+        """`model` and `baseline`, each with `mse, rmse, mae, within_5, within_1, exact` and `count`."""
         return {
             who: {**{name: value.item() for name, value in metrics.compute().items()}, "count": self.count}
-            for who, metrics in (("model", self._model), ("constant", self._constant))
+            for who, metrics in (("model", self._model), ("baseline", self._baseline))
         }
 
     @property
@@ -125,7 +125,7 @@ class Evaluation:
         return np.concatenate(self._points) if self._points else np.empty((0, 2), np.float32)
 
     @property
-    def worst(self) -> list[Shown]:
+    def worst(self) -> list[Example]:
         """The images with the largest errors, the largest first."""
         return [one for _, _, one in sorted(self._worst, key=lambda kept: kept[:2], reverse=True)]
 
@@ -136,13 +136,13 @@ class Evaluation:
             self._points = [self.points[::2]]
             self._stride *= 2
 
-    def _keep_worst(self, batch: Batch, answers: Answers, errors: torch.Tensor, part: str) -> None:
+    def _keep_worst(self, batch: Batch, prediction: Prediction, errors: torch.Tensor, part: str) -> None:
         for row in errors.argsort(descending=True, stable=True)[: self._num_worst].tolist():
             rank = (errors[row].item(), next(self._ties))  # the ties tell equal errors apart: the first image stays
             if len(self._worst) < self._num_worst:
-                heapq.heappush(self._worst, (*rank, shown(batch, answers, row, part)))
+                heapq.heappush(self._worst, (*rank, example_from_batch(batch, prediction, row, part)))
             elif rank > self._worst[0][:2]:
-                heapq.heapreplace(self._worst, (*rank, shown(batch, answers, row, part)))
+                heapq.heapreplace(self._worst, (*rank, example_from_batch(batch, prediction, row, part)))
 
 
 class _Listener(L.Callback):
@@ -169,7 +169,7 @@ def predict(trainer: L.Trainer, module: SumModule, batches: Iterable[Batch], *li
         trainer.callbacks.remove(listener)  # type: ignore[attr-defined]
 
 
-def of_all_processes(*parts: torch.Tensor) -> list[torch.Tensor]:
+def gather_across_ranks(*parts: torch.Tensor) -> list[torch.Tensor]:
     """Each tensor `(B, ...)` together with those of the other processes, in their order; to be called in all of them.
 
     The parts may differ in length. A process that is alone gets its own.
@@ -192,7 +192,7 @@ METRIC_TITLES = {
 def metrics_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
     """A plain-text table of `{split: {who: metrics}}`, one line for each, fractions in percent."""
     lines = [f"{'split':<8}{'answer':<14}{'images':>9}" + "".join(f"{title:>10}" for title in METRIC_TITLES.values())]
-    names = {"model": "model", "last": "last epoch", "constant": "constant"}
+    names = {"model": "model", "last": "last epoch", "baseline": "baseline"}
     for split, rows in results.items():
         for who in (name for name in names if name in rows):
             cells = "".join(

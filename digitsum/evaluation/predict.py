@@ -10,15 +10,14 @@ import lightning as L
 
 from digitsum.data.batches import Batch, Batches
 from digitsum.data.pictures import PictureBatches
-from digitsum.evaluation.calibration import Confidence
-from digitsum.evaluation.evaluate import Evaluation, Shown, predict, shown, shown_figure
-from digitsum.evaluation.transcription import ReadingAccuracy
-from digitsum.figures import reliability_figure, scatter_figure
+from digitsum.evaluation.calibration import Calibration
+from digitsum.evaluation.evaluate import Evaluation, Example, example_from_batch, examples_figure, predict
+from digitsum.evaluation.transcription import TranscriptionAccuracy
+from digitsum.figures import reliability_figure, scatter_figure, write_figure
 from digitsum.files import write_json, written_whole
 from digitsum.metrics import round_sums
-from digitsum.models.base import Answers, interval_of, probability_of
+from digitsum.models.base import Prediction, interval_of, probability_of
 from digitsum.models.module import SumModule
-from digitsum.runs.environment import write_figure
 from digitsum.runs.locate import METRICS_FILE
 
 _NUM_SHOWN = 12
@@ -29,7 +28,7 @@ def write_predictions(
     module: SumModule,
     parts: dict[str, Batches | PictureBatches],
     folder: Path,
-    truths: dict[str, ReadingAccuracy] | None = None,
+    truths: dict[str, TranscriptionAccuracy] | None = None,
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Predict every image of every part and write the results into `folder`.
 
@@ -38,8 +37,9 @@ def write_predictions(
 
     From a network that reads digits the table also gets `probability` (of the rounded sum), `low` and `high` (the ends
     of the central 90 % interval) and `digits`, and `overlays.png` shows the first images, where the sums are known the
-    first that were read right and the first that were read wrong. `metrics.json` then has the rows `confidence` and,
-    where the digits are known as well, `reading`, and `reliability.png` shows whether it is right as often as it says.
+    first that were read right and the first that were read wrong. `metrics.json` then has the rows `calibration` and,
+    where the digits are known as well, `transcription`; `reliability.png` shows whether it is right as often as it
+    says.
 
     Memory does not grow with the number of images.
 
@@ -54,8 +54,8 @@ def write_predictions(
         What `metrics.json` has: for each part, and for `all` where there are several, rows of figures; empty without
         sums.
     """
-    reads = module.net.reads_digits
-    total, total_confidence, overlays = Evaluation(module.train_mean, _NUM_SHOWN), Confidence(), _Overlays()
+    reads = module.net.predicts_digits
+    total, total_confidence, overlays = Evaluation(module.train_mean, _NUM_SHOWN), Calibration(), _Overlays()
     rows: dict[str, dict[str, Any]] = {}
     with written_whole(folder / "predictions.csv") as file:
         text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
@@ -68,21 +68,21 @@ def write_predictions(
                 rows[part] = {"model": Evaluation(module.train_mean)}
                 listeners.append(functools.partial(total.update, part=part))
                 if reads:
-                    rows[part]["confidence"] = Confidence()
+                    rows[part]["calibration"] = Calibration()
                     listeners.append(total_confidence.update)
                     if truths and part in truths:
-                        rows[part]["reading"] = truths[part]
+                        rows[part]["transcription"] = truths[part]
                 listeners += [row.update for row in rows[part].values()]
             predict(trainer, module, batches, *listeners)
         text.detach()
     names = ", ".join(parts)
     if overlays.images:
-        write_figure(folder / "overlays.png", shown_figure(overlays.images, overlays.title(names)))
+        write_figure(folder / "overlays.png", examples_figure(overlays.images, overlays.title(names)))
     if not rows:
         return {}
 
     if len(rows) > 1:
-        rows["all"] = {"model": total, **({"confidence": total_confidence} if reads else {})}
+        rows["all"] = {"model": total, **({"calibration": total_confidence} if reads else {})}
     results = {
         part: {**found.pop("model").row(), **{name: row.report() for name, row in found.items()}}
         for part, found in rows.items()
@@ -91,7 +91,7 @@ def write_predictions(
     title = f"Actual against predicted sums: {names}"
     write_figure(folder / "scatter.png", scatter_figure(target, preds, title, total=total.count))
     worst = total.worst
-    write_figure(folder / "worst.png", shown_figure(worst, f"The {len(worst)} largest errors: {names}"))
+    write_figure(folder / "worst.png", examples_figure(worst, f"The {len(worst)} largest errors: {names}"))
     if reads:
         figure = reliability_figure(
             *total_confidence.reliability(), *total_confidence.selective(), f"Confidence: {names}"
@@ -105,12 +105,12 @@ class _Overlays:
     """The first images of a pass: so many read right and so many read wrong, or twice as many of unknown sums."""
 
     def __init__(self) -> None:
-        self._right: list[Shown] = []
-        self._wrong: list[Shown] = []
-        self._unknown: list[Shown] = []
+        self._right: list[Example] = []
+        self._wrong: list[Example] = []
+        self._unknown: list[Example] = []
 
     @property
-    def images(self) -> list[Shown]:
+    def images(self) -> list[Example]:
         """Those read right, then those read wrong."""
         return self._right + self._wrong + self._unknown
 
@@ -120,17 +120,17 @@ class _Overlays:
             return f"The first {len(self._unknown)} images: {names}"
         return f"The first {len(self._right)} images read right, and the first {len(self._wrong)} read wrong: {names}"
 
-    def update(self, batch: Batch, answers: Answers, part: str) -> None:
+    def update(self, batch: Batch, prediction: Prediction, part: str) -> None:
         """Keep what is still wanted of a batch."""
         known = "sums" in batch
         missing = min(len(self._right), len(self._wrong)) < _NUM_SHOWN if known else len(self._unknown) < 2 * _NUM_SHOWN
         if not missing:
             return
-        right = (answers.estimate.cpu() == batch["sums"].cpu()).tolist() if known else []
+        right = (prediction.estimate.cpu() == batch["sums"].cpu()).tolist() if known else []
         for row in range(len(batch["index"])):
             kept = (self._right if right[row] else self._wrong) if known else self._unknown
             if len(kept) < (_NUM_SHOWN if known else 2 * _NUM_SHOWN):
-                kept.append(shown(batch, answers, row, part))
+                kept.append(example_from_batch(batch, prediction, row, part))
 
 
 class _Table:
@@ -149,16 +149,16 @@ class _Table:
                 + (["actual", "error"] if known else [])
             )
 
-    def __call__(self, batch: Batch, answers: Answers) -> None:
-        preds = answers.estimate.float().cpu()
+    def __call__(self, batch: Batch, prediction: Prediction) -> None:
+        preds = prediction.estimate.float().cpu()
         rounded = round_sums(preds).long().tolist()
         sums = batch["sums"].tolist() if "sums" in batch else None
         columns: list[Any] = []
-        if answers.probs is not None:
-            probs = answers.probs.cpu()
+        if prediction.probs is not None:
+            probs = prediction.probs.cpu()
             probability = [f"{p:.4f}" for p in probability_of(probs, preds).tolist()]
             low, high = interval_of(probs)
-            columns = [probability, low.tolist(), high.tolist(), answers.reading.texts()]
+            columns = [probability, low.tolist(), high.tolist(), prediction.sequence.texts()]
         if self._paths:
             columns.append(batch["changes"])
         for row, (index, pred) in enumerate(zip(batch["index"].tolist(), preds.tolist(), strict=True)):

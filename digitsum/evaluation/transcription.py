@@ -9,7 +9,7 @@ from digitsum.data.batches import Batch
 from digitsum.data.glyphs import GLYPH_SIZE
 from digitsum.errors import InputError
 from digitsum.files import is_folder
-from digitsum.models.base import Answers
+from digitsum.models.base import Prediction
 
 _MOST_BYTES = 2**28  # unpacked, of one file
 _MOST_DIGITS = 1_000  # on one canvas
@@ -57,7 +57,7 @@ def find_truth(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
         raise InputError(f"{folder}: expected truth files of one width, found several") from error
 
 
-class ReadingAccuracy:
+class TranscriptionAccuracy:
     """Readings against the truth, added up batch by batch.
 
     Args:
@@ -71,13 +71,13 @@ class ReadingAccuracy:
         self._sequences = self._right_sequences = self._right_nonzero = self._true = self._matched = self._near = 0
         self._offsets = 0.0
 
-    def update(self, batch: Batch, answers: Answers) -> None:
+    def update(self, batch: Batch, prediction: Prediction) -> None:
         """Add a batch, whose `index` are rows of the truth."""
-        read, places = answers.reading.digits.cpu().numpy(), answers.reading.places.cpu().numpy()
+        read, positions = prediction.sequence.digits.cpu().numpy(), prediction.sequence.positions.cpu().numpy()
         for number, row in enumerate(batch["index"].tolist()):
             truth, middle = self._digits[row], self._left[row] + GLYPH_SIZE / 2
             truth, middle = truth[truth >= 0], middle[truth >= 0]
-            found, place = read[number], places[number]
+            found, place = read[number], positions[number]
             found, place = found[found >= 0], place[found >= 0]
             pairs = match_digits(truth.tolist(), found.tolist())
             self._sequences += 1
@@ -95,16 +95,16 @@ class ReadingAccuracy:
         Returns:
             `sequences` (share of images whose digits are all right, none missing or too many), `sequences_but_zeros`
             (the same without the zeros: sums tell nothing of them where the number of digits is unknown), `digits`
-            (share of the true digits that are in the reading, in their order), `places` (share of those read within 8
-            pixels of the middle of the tile), `place_offset` (mean of read minus true place, pixels).
+            (share of the true digits that are in the reading, in their order), `positions` (share of those read within
+            8 pixels of the middle of the tile), `position_offset` (mean of read minus true place, pixels).
         """
         matched = max(1, self._matched)
         return {
             "sequences": self._right_sequences / max(1, self._sequences),
             "sequences_but_zeros": self._right_nonzero / max(1, self._sequences),
             "digits": self._matched / max(1, self._true),
-            "places": self._near / matched,
-            "place_offset": float(self._offsets / matched),
+            "positions": self._near / matched,
+            "position_offset": float(self._offsets / matched),
         }
 
 

@@ -1,23 +1,24 @@
-"""What a network says about images: a number, and from some networks its distribution and the digits themselves."""
+"""What every network offers, and what it says about images: a sum, and from some its distribution and the digits."""
 
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
 
 @dataclass(frozen=True)
-class Reading:
+class DigitSequence:
     """The digits on `N` images, from left to right.
 
     Attributes:
         digits: `(N, D)` int64, -1 behind an image's last digit.
-        places: `(N, D)` float32, how far to the right the middle of each digit is, in pixels; NaN where there is none.
+        positions: `(N, D)` float32, how far to the right the middle of each digit is, in pixels; NaN where none is.
     """
 
     digits: torch.Tensor
-    places: torch.Tensor
+    positions: torch.Tensor
 
     def texts(self) -> list[str]:
         """Each image's digits as a string.
@@ -30,7 +31,7 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Answers:
+class Prediction:
     """The answers to `N` images.
 
     Attributes:
@@ -41,13 +42,50 @@ class Answers:
 
     estimate: torch.Tensor
     probs: torch.Tensor | None = None
-    read: Callable[[], Reading] | None = None
+    read: Callable[[], DigitSequence] | None = None
 
     @functools.cached_property
-    def reading(self) -> Reading:
+    def sequence(self) -> DigitSequence:
         """The digits that add up to the estimate."""
         assert self.read is not None
         return self.read()
+
+
+class Network(Protocol):
+    """What a network offers; `digitsum.models.module` asks for no more.
+
+    It is a `torch.nn.Module` made from `(image_size, **options)`, where `options` are the fields of its settings.
+
+    Attributes:
+        variable_width: whether it reads images that are wider or narrower than those that it was made for.
+        predicts_digits: whether its answers have the distribution of the sum and the digits.
+    """
+
+    variable_width: bool
+    predicts_digits: bool
+
+    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+        """Map images `(N, H, W)`, uint8 in 0..255 or float in [0, 1], to an output whose first axis is `N`."""
+
+    def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+        """The training loss of an output against sums `(N,)` int64, a scalar."""
+
+    def estimate(self, output: torch.Tensor) -> torch.Tensor:
+        """The best single answer in an output, `(N,)` float; in training mode a quick one will do."""
+
+    def predict(self, output: torch.Tensor) -> Prediction:
+        """All that an output says."""
+
+    def set_decoding(self, **options: Any) -> None:
+        """From now on answer otherwise than the network was trained to, as far as it can.
+
+        Args:
+            options: `num_digits`, how many digits the images hold: a number, a range `[least, most]`, or None for
+                unknown; `tta`, over how many shifted copies of an image to average.
+
+        Raises:
+            InputError: an option that the network does not have, or its value is out of range.
+        """
 
 
 def probability_of(probs: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:

@@ -33,19 +33,19 @@ class Lattice:
     """
 
     offsets: list[int]
-    before: torch.Tensor
-    after: torch.Tensor
-    origin: torch.Tensor
+    predecessors: torch.Tensor
+    successors: torch.Tensor
+    initial: torch.Tensor
     final: torch.Tensor
 
     def start(self, log_probs: torch.Tensor) -> torch.Tensor:
         """`(N, 11, P)` probabilities: nothing read yet, as after a blank."""
-        alpha = log_probs.new_zeros((len(log_probs), SYMBOLS, self.origin.shape[1]))
-        alpha[:, BLANK] = self.origin
+        alpha = log_probs.new_zeros((len(log_probs), SYMBOLS, self.initial.shape[1]))
+        alpha[:, BLANK] = self.initial
         return alpha
 
 
-def towards(sums: torch.Tensor, counts: Counts, columns: int) -> Lattice:
+def reachable_states(sums: torch.Tensor, counts: Counts, columns: int) -> Lattice:
     """The states from which each image's own sum can still be reached: a fraction of all."""
     if counts.most is None:
         largest = min(int(sums.max()), 9 * columns)  # no path has a sum beyond: no state is asked for
@@ -56,7 +56,7 @@ def towards(sums: torch.Tensor, counts: Counts, columns: int) -> Lattice:
     return _lattice(base, [9 * min(c, most - c) + 1 for c in range(most)] + [1], sums, counts)
 
 
-def everywhere(columns: int, counts: Counts, device: torch.device) -> Lattice:
+def all_states(columns: int, counts: Counts, device: torch.device) -> Lattice:
     """All states that `columns` can reach."""
     nothing = torch.zeros(1, dtype=torch.int64, device=device)
     if counts.most is None:
@@ -92,11 +92,11 @@ def _lattice(base: torch.Tensor, widths: list[int], sums: torch.Tensor, counts: 
     if step:
         wanted = wanted & (layer >= counts.least)
     nowhere = torch.zeros_like(wanted[:, :1])
-    origin = ((total == 0) & (layer == 0)).expand_as(wanted)
+    initial = ((total == 0) & (layer == 0)).expand_as(wanted)
     return Lattice(
         offset.tolist(),
         neighbour(-1),
         neighbour(1),
-        torch.cat([origin, nowhere], dim=1),
+        torch.cat([initial, nowhere], dim=1),
         torch.cat([wanted, nowhere], dim=1),
     )

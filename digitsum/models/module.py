@@ -10,9 +10,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from digitsum.data.batches import Batch
 from digitsum.errors import InputError
-from digitsum.models.base import Answers
+from digitsum.metrics import StageMetrics
+from digitsum.models.base import Prediction
 from digitsum.models.registry import build_network
-from digitsum.running import Running
 
 SCHEDULES = ("constant", "one_cycle", "cosine")
 
@@ -69,7 +69,7 @@ class SumModule(L.LightningModule):
         image_size: `(H, W)` of the images.
         options: the network's options, plain values.
         optimizer: fields of `OptimizerSettings`.
-        train_mean: the mean of the training sums: the constant answer that stands beside every figure.
+        train_mean: the mean of the training sums: the mean baseline that stands beside every figure.
 
     Raises:
         InputError: an unknown network, or a value that it or the optimiser refuses.
@@ -100,9 +100,9 @@ class SumModule(L.LightningModule):
             logger=False,
         )
         self.last_loss: torch.Tensor | None = None
-        self.train_running = Running("train")
-        self.val_running = Running("val")
-        self.test_running = Running("test")
+        self.train_metrics = StageMetrics("train")
+        self.val_metrics = StageMetrics("val")
+        self.test_metrics = StageMetrics("test")
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Read sums off images.
@@ -115,17 +115,17 @@ class SumModule(L.LightningModule):
         """
         return self.net.estimate(self.net(images))
 
-    def answer(self, images: torch.Tensor) -> Answers:
+    def predict(self, images: torch.Tensor) -> Prediction:
         """All that the network says of images `(N, H, W)`; see `forward`."""
-        return self.net.answer(self.net(images))
+        return self.net.predict(self.net(images))
 
     def on_fit_start(self) -> None:
         """Let each process draw its own dropout: until now their seeds were equal, so that their weights are.
 
         Metric states are fresh: those that an earlier `trainer.validate` left cannot be updated outside of it.
         """
-        for running in (self.train_running, self.val_running):
-            running.reset()
+        for stage_metrics in (self.train_metrics, self.val_metrics):
+            stage_metrics.reset()
         if self.global_rank:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
@@ -134,43 +134,43 @@ class SumModule(L.LightningModule):
         if len(batch["sums"]):
             output = self.net(batch["images"])
             loss = self.net.loss(output, batch["sums"])
-            self.train_running.update(loss, self.net.estimate(output.detach()), batch["sums"])
+            self.train_metrics.update(loss, self.net.estimate(output.detach()), batch["sums"])
             self.last_loss = loss.detach()  # for a progress bar; to log it costs more than all else around a step
         else:  # there is nothing to learn for this process, but the others wait for its gradient
             loss = 0 * torch.stack([parameter.sum() for parameter in self.parameters()]).sum()
         self._check_finite(loss, batch_idx)
-        return loss * batch.get("share", 1)
+        return loss * batch.get("loss_weight", 1)
 
     def train_results(self) -> dict[str, torch.Tensor]:
         """`train/loss`, `train/mae`, ... of the epoch so far; to be called in all processes."""
-        return self.train_running.compute()
+        return self.train_metrics.compute()
 
     def on_train_epoch_end(self) -> None:
         """Offer the epoch's training metrics to whatever monitors one."""
         self.log_dict(self.train_results(), logger=False, sync_dist=True)
-        self.train_running.reset()
+        self.train_metrics.reset()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """One batch of the validation set; returns the answers `(B,)`."""
-        return self._evaluation_step(self.val_running, batch)
+        return self._evaluation_step(self.val_metrics, batch)
 
     def on_validation_epoch_end(self) -> None:
         """Log the validation metrics."""
-        self._log_evaluation(self.val_running)
+        self._log_evaluation(self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
         """One batch of the test set; returns the answers `(B,)`."""
-        return self._evaluation_step(self.test_running, batch)
+        return self._evaluation_step(self.test_metrics, batch)
 
     def on_test_epoch_end(self) -> None:
         """Log the test metrics."""
-        self._log_evaluation(self.test_running)
+        self._log_evaluation(self.test_metrics)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> Answers:
+    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
         """One batch of any images, with or without sums; returns all that the network says of them."""
         if not len(batch["images"]):  # this process's part of the last batch
-            return Answers(torch.empty(0, device=self.device))
-        return self.answer(batch["images"])
+            return Prediction(torch.empty(0, device=self.device))
+        return self.predict(batch["images"])
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, fused into one kernel, with the schedule stepped after each batch."""
@@ -201,29 +201,29 @@ class SumModule(L.LightningModule):
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _evaluation_step(self, running: Running, batch: Batch) -> torch.Tensor:
+    def _evaluation_step(self, stage_metrics: StageMetrics, batch: Batch) -> torch.Tensor:
         if not len(batch["sums"]):  # this process's part of the last batch
             return torch.empty(0, device=self.device)
         output = self.net(batch["images"])
         preds = self.net.estimate(output).float()
-        running.update(self.net.loss(output, batch["sums"]), preds, batch["sums"])
+        stage_metrics.update(self.net.loss(output, batch["sums"]), preds, batch["sums"])
         return preds
 
-    def _log_evaluation(self, running: Running) -> None:
+    def _log_evaluation(self, stage_metrics: StageMetrics) -> None:
         # within a fit, History writes to the logger; trainer.validate and trainer.test do it themselves
         logger = self.trainer.state.fn != TrainerFn.FITTING
-        for name, value in running.compute().items():
+        for name, value in stage_metrics.compute().items():
             self.log(name, value, logger=logger, prog_bar=name == "val/mae", sync_dist=True)
-        running.reset()
+        stage_metrics.reset()
 
-    def may_look(self, batch_idx: int) -> bool:
+    def may_sync_device(self, batch_idx: int) -> bool:
         """Whether the host may wait for the device at this batch: on a GPU only where a line is logged anyway."""
         every = self.trainer.log_every_n_steps or 50  # type: ignore[attr-defined]
         return self.device.type == "cpu" or batch_idx % every == 0
 
     def _check_finite(self, loss: torch.Tensor, batch_idx: int) -> None:
         """Stop, all processes at once, at a loss that is no number."""
-        if not self.may_look(batch_idx):
+        if not self.may_sync_device(batch_idx):
             return
         trainer = self.trainer
         total = trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum")

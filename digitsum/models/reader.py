@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from digitsum.errors import InputError
-from digitsum.models.base import Answers, Reading
+from digitsum.models.base import DigitSequence, Prediction
 from digitsum.models.lattice import BLANK, SYMBOLS, Counts
 from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood
 
@@ -33,7 +33,7 @@ class ReaderSettings:
         num_digits: how many digits an image holds: a number, a range `[least, most]`, or None for unknown.
         width: channels of the first convolution; the others have 2, 3 and 5 times as many.
         dropout: share of the trunk's channels dropped before the symbols.
-        digit_cost: what a reading is charged for each of its digits in training, in nats: where their number is
+        length_penalty: what a reading is charged for each of its digits in training, in nats: where their number is
             unknown, a 5 is else as well read as a 4 and a 1.
 
     Raises:
@@ -43,7 +43,7 @@ class ReaderSettings:
     num_digits: Any = 4  # an int, a list of two, or None; OmegaConf has no such union
     width: int = 32
     dropout: float = 0.0
-    digit_cost: float = 0.0
+    length_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         counts_of(self.num_digits)
@@ -51,8 +51,8 @@ class ReaderSettings:
             raise InputError(f"model.width: expected 1 or more channels, got {self.width}")
         if not 0 <= self.dropout < 1:
             raise InputError(f"model.dropout: expected a share in [0, 1), got {self.dropout}")
-        if not 0 <= self.digit_cost <= 20:
-            raise InputError(f"model.digit_cost: expected 0 to 20 nats, got {self.digit_cost}")
+        if not 0 <= self.length_penalty <= 20:
+            raise InputError(f"model.length_penalty: expected 0 to 20 nats, got {self.length_penalty}")
 
 
 def counts_of(num_digits: Any, name: str = "model.num_digits") -> Counts:
@@ -88,14 +88,14 @@ class Reader(nn.Module):
         InputError: an option out of range, or images too small.
     """
 
-    any_width = True
-    reads_digits = True
+    variable_width = True
+    predicts_digits = True
 
     def __init__(self, image_size: tuple[int, int], **options: Any) -> None:
         super().__init__()
         self.settings = ReaderSettings(**options)
         self.counts = counts_of(self.settings.num_digits)
-        self.views = 1
+        self.tta = 1
         if not all(type(size) is int for size in image_size) or image_size[0] * image_size[1] > _MOST_PIXELS:
             raise InputError(f"expected images of whole pixels, at most {_MOST_PIXELS:,}, got {image_size}")
         if min(image_size) < COLUMN:
@@ -133,16 +133,16 @@ class Reader(nn.Module):
         x = images.unsqueeze(1).to(self.conv1.weight.dtype)
         if images.dtype == torch.uint8:
             x = x / 255
-        if self.training or self.views == 1:
+        if self.training or self.tta == 1:
             return self._symbols(x).unsqueeze(1)
         # one column more in each view, so that all are of one length
-        views = [self._symbols(F.pad(x, (right, COLUMN - right, down, 0))) for right, down in _SHIFTS[: self.views]]
+        views = [self._symbols(F.pad(x, (right, COLUMN - right, down, 0))) for right, down in _SHIFTS[: self.tta]]
         return torch.stack(views, dim=1)
 
     def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
         """The mean over images of -log P(the sum, and a possible number of digits), in nats; P is the views' mean.
 
-        With a `digit_cost` the paths of P are charged for each digit, so that it is no probability any more.
+        With a `length_penalty` the paths of P are charged for each digit, so that it is no probability any more.
 
         Raises:
             InputError: a sum that no possible number of digits has; in training elsewhere than on a CPU, where a look
@@ -150,7 +150,7 @@ class Reader(nn.Module):
         """
         views, columns = output.shape[1:3]
         logs = log_likelihood(
-            output.flatten(0, 1), sums.repeat_interleave(views), self.counts, self.settings.digit_cost
+            output.flatten(0, 1), sums.repeat_interleave(views), self.counts, self.settings.length_penalty
         )
         logs = logs.unflatten(0, (-1, views)).logsumexp(1) - math.log(views)
         if (logs.device.type == "cpu" or not self.training) and logs.isinf().any():
@@ -168,7 +168,7 @@ class Reader(nn.Module):
             return torch.where(_begins(symbols), symbols, 0).sum(1).float()
         return self._probs(output).sum(1).argmax(1).float()
 
-    def answer(self, output: torch.Tensor) -> Answers:
+    def predict(self, output: torch.Tensor) -> Prediction:
         """The distribution of the sum, given a possible number of digits, and the digits that most likely add up to it.
 
         The estimate is the most probable sum; a tie goes to the smaller one.
@@ -177,19 +177,19 @@ class Reader(nn.Module):
         probs = views.mean(1)
         estimate = probs.argmax(1)
 
-        def read() -> Reading:
+        def read() -> DigitSequence:
             # in the view that is surest of the estimate
             at = estimate[:, None, None].expand(-1, views.shape[1], -1)
             view = views.gather(2, at).squeeze(2).argmax(1)
             return self._read(output[torch.arange(len(output), device=view.device), view], view, estimate)
 
-        return Answers(estimate.float(), probs, read)
+        return Prediction(estimate.float(), probs, read)
 
-    def adapt(self, **options: Any) -> None:
+    def set_decoding(self, **options: Any) -> None:
         """From now on answer otherwise than the network was trained to.
 
         Args:
-            options: `num_digits`, see `ReaderSettings`; `views`, over how many shifted copies of an image the
+            options: `num_digits`, see `ReaderSettings`; `tta`, over how many shifted copies of an image the
                 distribution is averaged, 1 to 6.
 
         Raises:
@@ -198,10 +198,10 @@ class Reader(nn.Module):
         for name, value in options.items():
             if name == "num_digits":
                 self.counts = counts_of(value, name)
-            elif name == "views":
+            elif name == "tta":
                 if type(value) is not int or not 1 <= value <= len(_SHIFTS):
-                    raise InputError(f"views: expected 1 to {len(_SHIFTS)}, got {value}")
-                self.views = value
+                    raise InputError(f"tta: expected 1 to {len(_SHIFTS)}, got {value}")
+                self.tta = value
             else:
                 raise InputError(f"{name}: this model (reader) has no such choice; leave it out")
 
@@ -229,7 +229,7 @@ class Reader(nn.Module):
         logs = torch.cat([log_distribution(part, self.counts) for part in output.flatten(0, 1).split(rows)])
         return logs.softmax(1).unflatten(0, (-1, output.shape[1]))
 
-    def _read(self, columns: torch.Tensor, view: torch.Tensor, sums: torch.Tensor) -> Reading:
+    def _read(self, columns: torch.Tensor, view: torch.Tensor, sums: torch.Tensor) -> DigitSequence:
         """The digits that add up to `sums` in `columns` `(N, T, 11)`, each of its own view."""
         symbols = best_paths(columns, sums, self.counts)
         begins = _begins(symbols)
@@ -242,7 +242,7 @@ class Reader(nn.Module):
         middles = (torch.arange(symbols.shape[1], device=columns.device) + 0.5) * COLUMN - shifts[:, None]
         total = columns.new_zeros(shape).scatter_add(1, number, middles)
         count = columns.new_zeros(shape).scatter_add(1, number, columns.new_ones(symbols.shape))
-        return Reading(digits, (total / count)[:, :most].clamp_min(0))  # a shifted view begins left of the image
+        return DigitSequence(digits, (total / count)[:, :most].clamp_min(0))  # a shifted view begins left of the image
 
 
 def _begins(symbols: torch.Tensor) -> torch.Tensor:

@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from digitsum.models.lattice import BLANK, SYMBOLS, Counts, Lattice, everywhere, towards
+from digitsum.models.lattice import BLANK, SYMBOLS, Counts, Lattice, all_states, reachable_states
 
 _SAFE = {torch.float32: 60, torch.float64: 600}  # nats: less than the logarithm of the smallest number
 _NEVER = -1e30  # the logarithm of 0, finite to have a gradient
 
 
 def log_likelihood(
-    log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts, digit_cost: float = 0.0
+    log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts, length_penalty: float = 0.0
 ) -> torch.Tensor:
     """The logarithm of the probability that the columns spell a number of digits in `counts` with the given sum.
 
@@ -31,19 +31,19 @@ def log_likelihood(
         log_probs: `(N, T, 11)` float32 or float64, logarithms; differentiable, once.
         sums: `(N,)` int64.
         counts: the numbers of digits that are possible.
-        digit_cost: subtracted from a path's logarithm for each of its digits, in nats.
+        length_penalty: subtracted from a path's logarithm for each of its digits, in nats.
 
     Returns:
         `(N,)`; `-inf`, with a gradient of 0, where no path has that sum.
     """
-    result = _LogLikelihood.apply(log_probs, towards(sums, counts, log_probs.shape[1]), digit_cost)
+    result = _LogLikelihood.apply(log_probs, reachable_states(sums, counts, log_probs.shape[1]), length_penalty)
     # A path's share of all forward and of all backward probabilities may each be as small as the result: what is far
     # less likely than 1 leaves the range of numbers, its gradient first.
     lost = result < -_SAFE[log_probs.dtype]
     if lost.any():
         exact = _exactly(log_probs[lost])
-        lattice = towards(sums[lost].to(exact.device), counts, exact.shape[1])
-        alpha = _forward_in_logarithms(exact, lattice, digit_cost)
+        lattice = reachable_states(sums[lost].to(exact.device), counts, exact.shape[1])
+        alpha = _forward_in_logarithms(exact, lattice, length_penalty)
         again = torch.where(lattice.final[:, None], alpha, _NEVER).flatten(1).logsumexp(1)
         again = torch.where(again > _NEVER / 2, again, -torch.inf)
         result = result.masked_scatter(lost, again.to(result.dtype).to(result.device))
@@ -62,13 +62,13 @@ def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
         `(N, S + 1)` for sums 0 to `S`, the largest that `T` columns or `counts` allow. The probabilities add up to
         that of a number of digits in `counts`: to 1 where any number is possible.
     """
-    lattice = everywhere(log_probs.shape[1], counts, log_probs.device)
+    lattice = all_states(log_probs.shape[1], counts, log_probs.device)
     alphas, scale = _forward(log_probs.exp().transpose(0, 1), lattice, 0.0, keep=False)
     logs = _by_sum(alphas[-1].sum(1).log(), lattice, counts).add_(scale[:, None])
     lost = logs.logsumexp(1) < -_SAFE[log_probs.dtype]
     if lost.any():
         exact = _exactly(log_probs[lost])
-        lattice = everywhere(exact.shape[1], counts, exact.device)
+        lattice = all_states(exact.shape[1], counts, exact.device)
         places = _forward_in_logarithms(exact, lattice, 0.0).logsumexp(1)
         again = _by_sum(torch.where(places > _NEVER / 2, places, -torch.inf), lattice, counts)
         logs[lost] = again.to(logs.dtype).to(logs.device)
@@ -98,18 +98,18 @@ def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> t
     Returns:
         `(N, T)` int64, the symbol of each column; all blank where no path has that sum.
     """
-    lattice = towards(sums, counts, log_probs.shape[1])
+    lattice = reachable_states(sums, counts, log_probs.shape[1])
     alpha = lattice.start(log_probs).log()
     sources, moves = [], []
     digits = torch.arange(10, device=log_probs.device)[:, None]
-    before = lattice.before[:, :BLANK]
+    predecessors = lattice.predecessors[:, :BLANK]
     for column in log_probs.transpose(0, 1):
         # the best way to come from another symbol is the best of all, or, to that symbol itself, the second
         values, symbols = alpha.topk(2, dim=1)
         (best, second), (first, runner_up) = values.unbind(1), symbols.unbind(1)
-        is_first = first[:, None] == digits
-        other = torch.where(is_first, second[:, None], best[:, None]).gather(2, before)
-        source = torch.where(is_first, runner_up[:, None], first[:, None]).gather(2, before)
+        is_rank_zero = first[:, None] == digits
+        other = torch.where(is_rank_zero, second[:, None], best[:, None]).gather(2, predecessors)
+        source = torch.where(is_rank_zero, runner_up[:, None], first[:, None]).gather(2, predecessors)
         moved = other > alpha[:, :BLANK]
         sources.append(torch.cat([torch.where(moved, source, digits), first[:, None]], dim=1).to(torch.int8))
         moves.append(moved)
@@ -125,13 +125,13 @@ def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> t
         is_digit = symbol != BLANK
         digit = symbol.clamp_max(BLANK - 1)
         came = is_digit & moved[rows, digit, state]
-        symbol, state = source[rows, symbol, state].long(), torch.where(came, before[rows, digit, state], state)
+        symbol, state = source[rows, symbol, state].long(), torch.where(came, predecessors[rows, digit, state], state)
     symbols = torch.stack(path[::-1], dim=1)
     return torch.where(score[:, None] > -torch.inf, symbols, BLANK)
 
 
 def _forward(
-    columns: torch.Tensor, lattice: Lattice, digit_cost: float, *, keep: bool = True
+    columns: torch.Tensor, lattice: Lattice, length_penalty: float, *, keep: bool = True
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """The probabilities `(N, 11, P)` after each column of `(T, N, 11)`, and the logarithm `(N,)` of their scale.
 
@@ -140,14 +140,14 @@ def _forward(
     After each column they are divided by their sum, so that they do not vanish however many columns there are.
     """
     alpha = lattice.start(columns[0])
-    others = _others(alpha, digit_cost)
-    before = lattice.before.expand(len(alpha), -1, -1)
+    others = _others(alpha, length_penalty)
+    predecessors = lattice.predecessors.expand(len(alpha), -1, -1)
     alphas: list[torch.Tensor] = []
     totals = []
     with torch.autocast(alpha.device.type, enabled=False):  # it would multiply matrices in half precision
         for column in columns:
             # to stay at a symbol, or to come to it from all others; blank may come after itself, which is the same
-            alpha = torch.matmul(others, alpha).gather(2, before).add_(alpha).mul_(column[:, :, None])
+            alpha = torch.matmul(others, alpha).gather(2, predecessors).add_(alpha).mul_(column[:, :, None])
             total = alpha.sum((1, 2), keepdim=True).clamp_min_(_tiny(alpha))
             if not keep:
                 alphas.clear()
@@ -161,18 +161,18 @@ def _exactly(log_probs: torch.Tensor) -> torch.Tensor:
     return (log_probs.cpu() if log_probs.device.type == "mps" else log_probs).double()
 
 
-def _forward_in_logarithms(log_probs: torch.Tensor, lattice: Lattice, digit_cost: float) -> torch.Tensor:
+def _forward_in_logarithms(log_probs: torch.Tensor, lattice: Lattice, length_penalty: float) -> torch.Tensor:
     """The logarithms `(N, 11, P)` after the last column, however small, at several times the cost; differentiable."""
     alpha = lattice.start(log_probs).log().clamp_min(_NEVER)
-    others = _others(alpha, digit_cost)
-    before = lattice.before.expand(len(alpha), -1, -1)
+    others = _others(alpha, length_penalty)
+    predecessors = lattice.predecessors.expand(len(alpha), -1, -1)
     with torch.autocast(alpha.device.type, enabled=False):
         for column in log_probs.clamp_min(_NEVER).transpose(0, 1):
             largest = alpha.detach().amax(1, keepdim=True)
             moved = torch.matmul(others, (alpha - largest).exp())
             some = moved > 0
             moved = torch.where(some, moved, 1).log() + torch.where(some, largest, _NEVER)
-            alpha = torch.logaddexp(alpha, moved.gather(2, before)) + column[:, :, None]
+            alpha = torch.logaddexp(alpha, moved.gather(2, predecessors)) + column[:, :, None]
     return alpha
 
 
@@ -181,10 +181,10 @@ def _tiny(like: torch.Tensor) -> float:
     return torch.finfo(like.dtype).tiny
 
 
-def _others(like: torch.Tensor, digit_cost: float) -> torch.Tensor:
+def _others(like: torch.Tensor, length_penalty: float) -> torch.Tensor:
     """`(11, 11)`, from each symbol (column) to each other one (row), where a digit costs what it costs."""
     others = 1 - torch.eye(SYMBOLS, dtype=like.dtype, device=like.device)
-    others[:BLANK] *= math.exp(-digit_cost)
+    others[:BLANK] *= math.exp(-length_penalty)
     return others
 
 
@@ -192,12 +192,12 @@ class _LogLikelihood(torch.autograd.Function):
     """Its gradient is the posterior probability of each symbol in each column: forward-backward."""
 
     @staticmethod
-    def forward(ctx: Any, log_probs: torch.Tensor, lattice: Lattice, digit_cost: float) -> torch.Tensor:
+    def forward(ctx: Any, log_probs: torch.Tensor, lattice: Lattice, length_penalty: float) -> torch.Tensor:
         columns = log_probs.detach().exp().transpose(0, 1)
-        alphas, scale = _forward(columns, lattice, digit_cost)
+        alphas, scale = _forward(columns, lattice, length_penalty)
         result = (alphas[-1] * lattice.final[:, None]).sum((1, 2)).log_().add_(scale)
         ctx.save_for_backward(columns, result, *alphas)
-        ctx.lattice, ctx.digit_cost = lattice, digit_cost
+        ctx.lattice, ctx.length_penalty = lattice, length_penalty
         return result
 
     @staticmethod
@@ -206,14 +206,14 @@ class _LogLikelihood(torch.autograd.Function):
         columns, result, *alphas = ctx.saved_tensors
         lattice = ctx.lattice
         grad = torch.where(result > -torch.inf, grad, 0.0)[:, None]
-        others = _others(grad, ctx.digit_cost).T.contiguous()
-        after = lattice.after.expand(len(grad), -1, -1)
+        others = _others(grad, ctx.length_penalty).T.contiguous()
+        successors = lattice.successors.expand(len(grad), -1, -1)
         beta = lattice.final[:, None].to(grad.dtype).expand(-1, SYMBOLS, -1)
         grads = []
         for column, alpha in zip(columns.flip(0), reversed(alphas), strict=True):
             posterior = (alpha * beta).sum(2)
             grads.append(posterior.div_(posterior.sum(1, keepdim=True).clamp_min_(_tiny(grad))).mul_(grad))
             here = beta * column[:, :, None]
-            beta = torch.matmul(others, here.gather(2, after)).add_(here)
+            beta = torch.matmul(others, here.gather(2, successors)).add_(here)
             beta.div_(beta.sum((1, 2), keepdim=True).clamp_min_(_tiny(grad)))
         return torch.stack(grads[::-1], dim=1), None, None

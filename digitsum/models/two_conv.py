@@ -8,9 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from digitsum.errors import InputError
-from digitsum.models.base import Answers
-from digitsum.models.conv_pool import ConvPool
-from digitsum.models.dropout import Dropout
+from digitsum.models.base import Prediction
+from digitsum.models.fast_layers import ConvPool, Dropout
 
 POOLINGS = ("max", "average")
 
@@ -65,8 +64,8 @@ class TwoConv(nn.Module):
         InputError: an option out of range, or images too small for the two convolutions.
     """
 
-    any_width = False
-    reads_digits = False
+    variable_width = False
+    predicts_digits = False
 
     def __init__(self, image_size: tuple[int, int], **options: Any) -> None:
         super().__init__()
@@ -118,11 +117,11 @@ class TwoConv(nn.Module):
         """The answer in `(N,)`, the output of `forward` itself."""
         return output
 
-    def answer(self, output: torch.Tensor) -> Answers:
+    def predict(self, output: torch.Tensor) -> Prediction:
         """The estimate is all that it says."""
-        return Answers(self.estimate(output))
+        return Prediction(self.estimate(output))
 
-    def adapt(self, **options: Any) -> None:
+    def set_decoding(self, **options: Any) -> None:
         """It has no other way to answer.
 
         Raises:

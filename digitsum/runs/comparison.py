@@ -14,7 +14,7 @@ from digitsum.files import read_json
 from digitsum.runs.locate import CONFIG_FILE, METRICS_FILE, read_config
 
 METRICS = ("mae", "mse", "within_5", "exact")
-SHARES = ("within_5", "exact")
+HIGHER_IS_BETTER = ("within_5", "exact")
 """Those of the metrics of which more is better."""
 ABSENT = "-"
 """What stands for a setting that a run does not have."""
@@ -148,7 +148,7 @@ def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
         ValueError: one is no number that it can be.
         LookupError: one is missing.
     """
-    return {name: _number(row[name], 1 if name in SHARES else _MAX_NUMBER) for name in METRICS}
+    return {name: _number(row[name], 1 if name in HIGHER_IS_BETTER else _MAX_NUMBER) for name in METRICS}
 
 
 def _number(value: Any, most: float = _MAX_NUMBER) -> float:
@@ -228,7 +228,7 @@ def compare(runs: Sequence[Run], *, sort: str = "mae", each: bool = False) -> li
         each: a row for each run.
     """
     names = [name for name in differing(runs) if each or name != "seed"]
-    sign = -1 if sort in SHARES else 1
+    sign = -1 if sort in HIGHER_IS_BETTER else 1
     rows: dict[tuple[Any, ...], list[Run]] = {}
     for run in sorted(runs, key=lambda run: sign * run.val[sort]):
         rows.setdefault((run.folder,) if each else _key(run, names), []).append(run)

@@ -1,6 +1,5 @@
-"""What a run leaves behind beside its metrics: figures, versions, the machine, the command."""
+"""What a run leaves behind beside its metrics: versions, the machine, the command."""
 
-import io
 import os
 import platform
 import shlex
@@ -9,10 +8,6 @@ import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-from matplotlib.figure import Figure
-
-from digitsum.files import written_whole
 
 _PACKAGES = (
     "digitsum",
@@ -25,14 +20,6 @@ _PACKAGES = (
     "numpy",
     "scikit-learn",
 )
-
-
-def write_figure(path: Path, figure: Figure) -> None:
-    """Write a figure as PNG to `path`, whole or not at all."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=120)
-    with written_whole(path) as file:
-        file.write(content.getvalue())
 
 
 def environment(project: Path) -> dict[str, Any]:

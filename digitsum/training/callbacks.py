@@ -12,13 +12,13 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from digitsum.errors import InputError
-from digitsum.evaluation.evaluate import MAX_POINTS, Shown, of_all_processes, shown, shown_figure
+from digitsum.evaluation.evaluate import MAX_POINTS, Example, example_from_batch, examples_figure, gather_across_ranks
 from digitsum.figures import scatter_figure
 from digitsum.files import write_text
 from digitsum.models.module import SumModule
 
 
-class History(L.Callback):
+class MetricsHistory(L.Callback):
     """Writes each epoch's metrics to `history.csv` and to the logger, and the learning rate to the logger by the step.
 
     No times are in the file, so that equal runs have equal files. Everything is written before the checkpoint of the
@@ -86,7 +86,7 @@ class History(L.Callback):
         self.rows = state_dict["rows"]
 
 
-class Clock(L.Callback):
+class EpochTimer(L.Callback):
     """Measures each epoch.
 
     Attributes:
@@ -139,7 +139,7 @@ class Clock(L.Callback):
         self.epochs = state_dict["epochs"]
 
 
-class SumPictures(L.Callback):
+class PredictionLogger(L.Callback):
     """Shows validation images with their answers, and the scatter plot, in TensorBoard; else does nothing.
 
     Args:
@@ -156,7 +156,7 @@ class SumPictures(L.Callback):
         self.every_n_epochs = every_n_epochs
         self.num_images = num_images
         self._points: list[np.ndarray] = []
-        self._shown: list[Shown] = []
+        self._shown: list[Example] = []
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the last pass."""
@@ -175,14 +175,14 @@ class SumPictures(L.Callback):
         if not self._due(trainer):
             return
         if sum(map(len, self._points)) < MAX_POINTS:
-            sums, preds = of_all_processes(batch["sums"], outputs)
+            sums, preds = gather_across_ranks(batch["sums"], outputs)
             self._points.append(torch.stack([sums.float(), preds.float()], dim=1).cpu().numpy())
         missing = self.num_images - len(self._shown)
         if missing > 0 and trainer.is_global_zero and len(batch["sums"]):
             assert isinstance(pl_module, SumModule)
             first = {name: batch[name][:missing] for name in ("images", "sums", "index")}
-            answers = pl_module.answer(first["images"])
-            self._shown += [shown(first, answers, row) for row in range(len(first["index"]))]
+            prediction = pl_module.predict(first["images"])
+            self._shown += [example_from_batch(first, prediction, row) for row in range(len(first["index"]))]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw both figures."""
@@ -194,7 +194,7 @@ class SumPictures(L.Callback):
         board.add_figure(
             "val/scatter", scatter_figure(target, preds, f"Validation after epoch {epoch}", total=len(target)), step
         )
-        figure = shown_figure(self._shown, f"Validation images after epoch {epoch}", named=False)
+        figure = examples_figure(self._shown, f"Validation images after epoch {epoch}", named=False)
         board.add_figure("val/answers", figure, step)
 
     def _due(self, trainer: L.Trainer) -> bool:

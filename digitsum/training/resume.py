@@ -71,11 +71,11 @@ class Resumable(Checkpoint):
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] is not None and pl_module.device.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), pl_module.device)
-        if state["half_way"] is not None:
-            pl_module.train_running.load_state(state["half_way"]["metrics"])
+        if state["mid_epoch"] is not None:
+            pl_module.train_metrics.load_state(state["mid_epoch"]["metrics"])
             batches = trainer.train_dataloader
             assert isinstance(batches, Batches)
-            batches.load_state_dict(state["half_way"]["batches"])
+            batches.load_state_dict(state["mid_epoch"]["batches"])
         self._restored = None
 
     def on_train_batch_end(
@@ -89,8 +89,8 @@ class Resumable(Checkpoint):
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         late = self.every_n_minutes is not None and minutes >= self.every_n_minutes
         any_late = signum = 0
-        if trainer.world_size == 1 or pl_module.may_look(batch_idx):
-            any_late, signum = _agreed(trainer, late, self.signals.pending)
+        if trainer.world_size == 1 or pl_module.may_sync_device(batch_idx):
+            any_late, signum = all_reduce_max(trainer, late, self.signals.pending)
         if due or any_late or signum:
             trainer.save_checkpoint(self.path, weights_only=False)
             self._saved = time.monotonic()
@@ -141,19 +141,19 @@ class Resumable(Checkpoint):
         training is before the checkpoint's loops are loaded.
         """
         assert self._trainer is not None
-        trainer, half_way = self._trainer, None
+        trainer, mid_epoch = self._trainer, None
         if trainer.fit_loop.epoch_loop.batch_progress.current.ready < trainer.num_training_batches:
             module = trainer.lightning_module
             assert isinstance(module, SumModule)
-            half_way = {
+            mid_epoch = {
                 "batches": trainer.train_dataloader.state_dict(),  # type: ignore[union-attr]
-                "metrics": module.train_running.state(),
+                "metrics": module.train_metrics.state(),
             }
         device = trainer.strategy.root_device
         state = {
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            "half_way": half_way,
+            "mid_epoch": mid_epoch,
         }
         states = [state] * trainer.world_size
         if trainer.world_size > 1:
@@ -171,12 +171,12 @@ class Resumable(Checkpoint):
         self._restored = state_dict["processes"]
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
-        (signum,) = _agreed(trainer, self.signals.pending)
+        (signum,) = all_reduce_max(trainer, self.signals.pending)
         if signum:
             self.signals.act(signum)
 
 
-def _agreed(trainer: L.Trainer, *wishes: int) -> list[int]:
+def all_reduce_max(trainer: L.Trainer, *wishes: int) -> list[int]:
     """Of each number the largest that any of the run's processes has."""
     if trainer.world_size == 1:
         return list(wishes)

@@ -12,15 +12,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from digitsum.data.batches import Batch
 from digitsum.data.datamodule import SumDataModule
-from digitsum.evaluation.evaluate import Evaluation, of_all_processes, predict
-from digitsum.figures import loss_figure, scatter_figure
+from digitsum.evaluation.evaluate import Evaluation, gather_across_ranks, predict
+from digitsum.figures import loss_figure, scatter_figure, write_figure
 from digitsum.files import write_json
-from digitsum.models.base import Answers
+from digitsum.models.base import Prediction
 from digitsum.models.checkpoints import read_checkpoint
 from digitsum.models.module import SumModule
-from digitsum.runs.environment import write_figure
 from digitsum.runs.locate import METRICS_FILE
-from digitsum.training.callbacks import Clock, History
+from digitsum.training.callbacks import EpochTimer, MetricsHistory
 
 
 def train(
@@ -36,7 +35,7 @@ def train(
     """Fit, evaluate the best checkpoint, and write figures, metrics and times into `run_dir`.
 
     Args:
-        trainer: with a `ModelCheckpoint`, `History` and `Clock` among its callbacks.
+        trainer: with a `ModelCheckpoint`, `MetricsHistory` and `EpochTimer` among its callbacks.
         module: what to train; holds the best checkpoint's weights afterwards.
         datamodule: already set up.
         run_dir: the run's folder.
@@ -47,7 +46,7 @@ def train(
     Returns:
         The best value of the monitored validation metric (None where no checkpoint was written, as under
         `fast_dev_run`), and for each split the rows `model` (the best checkpoint), `last` (the last epoch) and
-        `constant`, each with `mse, rmse, mae, within_5, within_1, exact, count`. All are passes in evaluation mode.
+        `baseline`, each with `mse, rmse, mae, within_5, within_1, exact, count`. All are passes in evaluation mode.
         To be called in all processes of a run; it returns the same in each, and the first one alone writes.
     """
     begin = time.perf_counter()
@@ -58,7 +57,7 @@ def train(
     for buffer in module.buffers():  # batch norm saw other images in each process; checkpoints hold the first one's
         buffer.copy_(trainer.strategy.broadcast(buffer))
 
-    history, clock = (_callback(trainer, kind) for kind in (History, Clock))
+    history, clock = (_callback(trainer, kind) for kind in (MetricsHistory, EpochTimer))
     checkpoint = _callback(trainer, ModelCheckpoint)
     splits = ["train", "val", "test"] if test else ["train", "val"]
     last = {split: _evaluate(trainer, module, datamodule, split) for split in splits}
@@ -76,10 +75,10 @@ def train(
     rows = [row for row in history.rows if "val/mse" in row]
     if rows:
         column = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-        constant_mse = results["val"]["constant"]["mse"]
+        baseline_mse = results["val"]["baseline"]["mse"]
         write_figure(
             run_dir / "loss.png",
-            loss_figure(column["epoch"], column["train/mse"], column["val/mse"], constant_mse),
+            loss_figure(column["epoch"], column["train/mse"], column["val/mse"], baseline_mse),
         )
     target, preds = best["val"].points.T
     title = "Validation set, best checkpoint"
@@ -104,9 +103,9 @@ def _evaluate(trainer: L.Trainer, module: SumModule, datamodule: SumDataModule, 
     """A pass over a split in evaluation mode; each process answers its part, and all get the figures of the whole."""
     evaluation = Evaluation(module.train_mean)
 
-    def update(batch: Batch, answers: Answers) -> None:
-        sums, preds = of_all_processes(batch["sums"], answers.estimate.float())
-        evaluation.update({"sums": sums}, Answers(preds))
+    def update(batch: Batch, prediction: Prediction) -> None:
+        sums, preds = gather_across_ranks(batch["sums"], prediction.estimate.float())
+        evaluation.update({"sums": sums}, Prediction(preds))
 
     predict(trainer, module, datamodule.batches(split), update)
     return evaluation

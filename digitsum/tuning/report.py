@@ -13,8 +13,8 @@ import matplotlib
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from digitsum.figures import write_figure
 from digitsum.files import write_json, write_text
-from digitsum.runs.environment import write_figure
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.clocks import Found, Job, count_images
-from digitsum.cli.console import keep_heap
+from digitsum.cli.console import tune_malloc
 
 MATRICES = (1024, 2048, 4096)
 """The sides of the square matrices whose products are the limit."""
@@ -43,7 +43,7 @@ def limit(job: Job) -> Found:
 
 def load_ours(job: Job) -> Found:
     """Shuffled batches off the memory map, uint8."""
-    keep_heap()
+    tune_malloc()
     from digitsum.data.batches import Batches
     from digitsum.data.shards import open_shards
 
@@ -98,7 +98,7 @@ def reader_step(job: Job) -> Found:
     Each step is timed as a whole (bent images, network, loss, backward, AdamW; 64 images, bfloat16), and then the loss
     alone, forward and backward, on that step's output.
     """
-    keep_heap()
+    tune_malloc()
     import torch
 
     from digitsum.data.augmentation import Augmentation
@@ -109,7 +109,7 @@ def reader_step(job: Job) -> Found:
     torch.manual_seed(0)
     batch = next(iter(Batches(open_shards(Path(job.data, "train")), 64)))
     images, sums = batch["images"].to(job.device), batch["sums"].to(job.device)
-    augmentation = Augmentation(scale=0.1, slant=0.2, shift=2, warp=1.2)
+    augmentation = Augmentation(scale=0.1, shear=0.2, shift=2, elastic=1.2)
     network = Reader((images.shape[1], images.shape[2])).to(job.device)
     optimizer = torch.optim.AdamW(network.parameters(), fused=True)
     steps, losses = [], []

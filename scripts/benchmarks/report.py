@@ -132,9 +132,8 @@ class Report:
 
     def write(self, folder: Path) -> None:
         """Write `benchmark.json` and the figures: `benchmark.png` of speeds, `scaling.png` of the section scaling."""
-        from digitsum.figures import scaling_figure, speeds_figure
+        from digitsum.figures import scaling_figure, speeds_figure, write_figure
         from digitsum.files import write_json
-        from digitsum.runs.environment import write_figure
 
         rounds = max(map(len, self.found.values()))
         title = f"{self.machine}: medians of {rounds} round(s), from the lowest to the highest"

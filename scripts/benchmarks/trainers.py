@@ -16,9 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from benchmarks.clocks import Found, Job, PeakMemory, StepClock, count_images
 from benchmarks.textbook import textbook_loader, textbook_network
 from digitsum.cli.build import build_datamodule, build_module, build_trainer, build_training, model_arguments, register
-from digitsum.cli.console import PROJECT, keep_heap
+from digitsum.cli.console import PROJECT, tune_malloc
 from digitsum.data.batches import Batches
-from digitsum.data.shards import SumArrays, open_shards
+from digitsum.data.shards import SumDataset, open_shards
 from digitsum.evaluation.predict import write_predictions
 from digitsum.models.checkpoints import model_of, read_checkpoint
 from digitsum.training.signals import Signals
@@ -121,7 +121,7 @@ PARTS = {  # the beginning of a name in torch's profile: what it is in the refer
 
 def _bare_steps(job: Job) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
     """Batches, each with what trains a step on it, for ever."""
-    keep_heap()
+    tune_malloc()
     cfg = _config("train", job, ["data=arrays"], {"data": {"root": job.data}})
     datamodule = build_datamodule(cfg)
     datamodule.setup()
@@ -144,13 +144,13 @@ def _bare_steps(job: Job) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]
 
 def predict_ours(job: Job) -> Found:
     """What scripts/predict.py does with a folder of shards, until predictions.csv is complete; figures apart."""
-    keep_heap()
+    tune_malloc()
     cfg = _config("predict", job, [], {})
     path, folder = Path(job.checkpoint), Path(job.scratch, "predictions")
     module = model_of(read_checkpoint(path), path)
     trainer = build_trainer(cfg, logger=False, callbacks=[], default_root_dir=job.scratch)
     arrays = open_shards(Path(job.data, job.split))
-    few = SumArrays(arrays.images, arrays.sums, arrays.index[: 4 * cfg.batch_size])
+    few = SumDataset(arrays.images, arrays.sums, arrays.index[: 4 * cfg.batch_size])
     write_predictions(trainer, module, {"input": Batches(few, cfg.batch_size)}, folder)
     begin = time.time_ns()
     write_predictions(trainer, module, {"input": Batches(arrays, cfg.batch_size)}, folder)
@@ -177,7 +177,7 @@ def predict_textbook(job: Job) -> Found:
 
 def _fit(job: Job, limits: dict[str, Any]) -> tuple[StepClock, float]:
     """Train with these arguments of the Trainer; returns the clock, and when `fit` came to its end."""
-    keep_heap()
+    tune_malloc()
     cfg = _config("train", job, ["data=arrays"], {"data": {"root": job.data}, "trainer": limits})
     datamodule = build_datamodule(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)

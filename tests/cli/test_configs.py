@@ -130,8 +130,8 @@ def test_callbacks_can_be_added_changed_and_dropped(composed):
     assert "EarlyStopping" not in names()
     stopping = names("callbacks=early_stopping", "callbacks.early_stopping.patience=7")["EarlyStopping"]
     assert (stopping.patience, stopping.monitor) == (7, "val/mae")
-    assert names("callbacks.pictures.num_images=5")["SumPictures"].num_images == 5
-    assert "SumPictures" not in names("~callbacks.pictures")
+    assert names("callbacks.pictures.num_images=5")["PredictionLogger"].num_images == 5
+    assert "PredictionLogger" not in names("~callbacks.pictures")
 
 
 def test_a_sweep_has_no_progress_bar_unless_asked_for(composed):
@@ -216,7 +216,7 @@ def test_a_wrong_setting_is_refused_in_a_line_or_two_before_anything_starts(comm
         ("callbacks.checkpoint.moniter=x", "callbacks.checkpoint.monitor"),
         ("experiment=smok", "experiment=smoke"),
         ("experiment=reader model.num_digit=3", "model.num_digits"),
-        ("model=reader model.digits_cost=3", "model.digit_cost"),
+        ("model=reader model.digits_cost=3", "model.length_penalty"),
         ("data.layout.num_digit=3", "data.layout.num_digits"),
         ("sead=1", "seed"),
     ],

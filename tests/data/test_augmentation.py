@@ -9,7 +9,7 @@ from digitsum.data.augmentation import Augmentation
 from digitsum.errors import InputError
 
 HEIGHT, WIDTH = 40, 168
-RECIPE = {"scale": 0.1, "slant": 0.2, "shift": 2.0, "warp": 1.2}  # conf/experiment/reader.yaml
+RECIPE = {"scale": 0.1, "shear": 0.2, "shift": 2.0, "elastic": 1.2}  # conf/experiment/reader.yaml
 
 
 @pytest.fixture
@@ -102,7 +102,7 @@ def test_height_and_width_are_scaled_each_by_itself():
 def test_a_slant_leans_by_so_many_pixels_for_each_pixel_of_height():
     image = torch.zeros(HEIGHT, WIDTH)
     image[:, 83:85] = 1
-    results = bent(copies(image), slant=0.2)
+    results = bent(copies(image), shear=0.2)
     rows = (results * torch.arange(WIDTH)).sum(2) / results.sum(2)  # where the line is in each row
     lean = (rows[:, -1] - rows[:, 0]) / (HEIGHT - 1)
     assert lean.abs().max() <= 0.2 + 1e-3
@@ -114,7 +114,7 @@ def test_a_slant_leans_by_so_many_pixels_for_each_pixel_of_height():
 
 def test_a_warp_moves_points_by_about_its_deviation():
     ramp = (torch.arange(WIDTH) + 0.5).expand(HEIGHT, -1) / WIDTH
-    results = bent(copies(ramp), warp=1.2)
+    results = bent(copies(ramp), elastic=1.2)
     moved = (results - ramp)[:, 8:-8, 16:-16] * WIDTH  # a ramp says of each pixel where it comes from
     assert 0.6 < moved.std() < 1.3
     assert moved.mean().abs() < 0.1
@@ -124,7 +124,7 @@ def test_a_smaller_warp_spacing_bends_more_locally():
     ramp = (torch.arange(WIDTH) + 0.5).expand(HEIGHT, -1) / WIDTH
 
     def likeness(spacing):
-        moved = bent(copies(ramp), warp=1.2, warp_spacing=spacing) - ramp
+        moved = bent(copies(ramp), elastic=1.2, elastic_spacing=spacing) - ramp
         here, there = moved[:, 20, 60], moved[:, 20, 70]
         return torch.corrcoef(torch.stack([here, there]))[0, 1]
 
@@ -133,7 +133,7 @@ def test_a_smaller_warp_spacing_bends_more_locally():
 
 def test_values_stay_between_0_and_1():
     images = torch.rand((50, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(0)).round()
-    results = bent(images, scale=0.5, slant=1, shift=20, warp=5)
+    results = bent(images, scale=0.5, shear=1, shift=20, elastic=5)
     assert results.dtype == torch.float32
     assert results.min() >= 0
     assert results.max() <= 1 + 1e-6
@@ -173,7 +173,7 @@ def test_a_value_out_of_range_is_refused_by_its_name(name, value):
         Augmentation(**{name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), [("scale", 1.0), ("warp_spacing", 0)])
+@pytest.mark.parametrize(("name", "value"), [("scale", 1.0), ("elastic_spacing", 0)])
 def test_a_value_that_leaves_no_image_is_refused(name, value):
     with pytest.raises(InputError, match=f"^augmentation.{name}: expected .*, got {value}$"):
         Augmentation(**{name: value})

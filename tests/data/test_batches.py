@@ -6,9 +6,8 @@ import pytest
 import torch
 
 import digitsum.data.batches
-import digitsum.data.orders
 from digitsum.data.batches import Batches, on_device
-from digitsum.data.shards import ImageArrays, SumArrays
+from digitsum.data.shards import MemmapImages, SumDataset
 
 NUM_IMAGES, BATCH_SIZE, NUM_BATCHES = 11, 4, 3
 
@@ -18,7 +17,7 @@ def arrays():
     """Eleven of twenty images; image i is filled with i and has the sum 2 i."""
     images = torch.arange(20, dtype=torch.uint8)[:, None, None].expand(-1, 3, 5).numpy().copy()
     index = torch.tensor([0, 2, 3, 5, 7, 8, 11, 13, 16, 17, 19])
-    return SumArrays(ImageArrays([images]), 2 * torch.arange(20), index)
+    return SumDataset(MemmapImages([images]), 2 * torch.arange(20), index)
 
 
 def order(batches):
@@ -39,7 +38,7 @@ def flat(batches):
 @pytest.fixture
 def small_blocks(monkeypatch):
     """Blocks of two images and windows of four."""
-    for module in (digitsum.data.batches, digitsum.data.orders):
+    for module in (digitsum.data.batches, digitsum.data.batches):
         monkeypatch.setattr(module, "BLOCK", 2)
         monkeypatch.setattr(module, "WINDOW", 4)
 
@@ -61,7 +60,7 @@ def test_a_batch_has_images_index_and_sums_that_belong_together(arrays):
 
 
 def test_a_batch_without_known_sums_has_none(arrays):
-    unknown = SumArrays(arrays.images, None, arrays.index)
+    unknown = SumDataset(arrays.images, None, arrays.index)
     assert all(set(batch) == {"images", "index"} for batch in Batches(unknown, BATCH_SIZE))
 
 
@@ -241,7 +240,7 @@ def test_nothing_is_read_ahead_where_images_come_in_order_or_from_everywhere(arr
     monkeypatch.setattr(arrays.images, "read_ahead", None)
     order(Batches(arrays, BATCH_SIZE, shuffle_seed=0))
     order(Batches(arrays, BATCH_SIZE, blocks=True))
-    order(Batches(arrays, BATCH_SIZE, 0, blocks=True, resident=on_device(arrays, torch.device("cpu"))))
+    order(Batches(arrays, BATCH_SIZE, 0, blocks=True, device_cache=on_device(arrays, torch.device("cpu"))))
 
 
 # --- several processes
@@ -264,20 +263,20 @@ def test_the_parts_of_all_processes_are_the_batches_of_one(arrays, shuffle_seed,
 def test_a_part_may_be_empty_and_comes_all_the_same(arrays):
     *_, last = Batches(arrays, BATCH_SIZE, rank=0, world_size=4)  # three images are left for four processes
     assert last["images"].shape == (0, 3, 5)
-    assert (last["images"].dtype, last["sums"].shape, last["share"]) == (torch.uint8, (0,), 0.0)
+    assert (last["images"].dtype, last["sums"].shape, last["loss_weight"]) == (torch.uint8, (0,), 0.0)
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_losses_weighed_by_their_share_average_to_that_of_the_whole_batch(arrays, world_size):
     parts = [Batches(arrays, BATCH_SIZE, 0, rank=rank, world_size=world_size) for rank in range(world_size)]
     for whole, *cut in zip(Batches(arrays, BATCH_SIZE, 0), *parts, strict=True):
-        assert all(type(part["share"]) is float for part in cut)
-        losses = [part["share"] * part["sums"].double().mean().item() for part in cut if len(part["sums"])]
+        assert all(type(part["loss_weight"]) is float for part in cut)
+        losses = [part["loss_weight"] * part["sums"].double().mean().item() for part in cut if len(part["sums"])]
         assert sum(losses) / world_size == pytest.approx(whole["sums"].double().mean().item())
 
 
 def test_a_single_process_has_no_share(arrays):
-    assert all("share" not in batch for batch in Batches(arrays, BATCH_SIZE))
+    assert all("loss_weight" not in batch for batch in Batches(arrays, BATCH_SIZE))
 
 
 def test_every_process_goes_on_from_the_state_of_any(arrays):
@@ -307,9 +306,9 @@ cuda = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available
 def test_batches_on_a_device_are_those_from_the_disk(arrays, monkeypatch, device, dtype, options):
     monkeypatch.setattr(digitsum.data.batches, "_CHUNK", 4)
     pixels = arrays.images.gather(torch.arange(20)) / (1 if dtype == torch.uint8 else 255)
-    stored = SumArrays(ImageArrays([pixels.to(dtype).numpy()]), arrays.sums, arrays.index)
+    stored = SumDataset(MemmapImages([pixels.to(dtype).numpy()]), arrays.sums, arrays.index)
     mapped = Batches(stored, BATCH_SIZE, **options)
-    kept = Batches(stored, BATCH_SIZE, **options, resident=on_device(stored, torch.device(device)))
+    kept = Batches(stored, BATCH_SIZE, **options, device_cache=on_device(stored, torch.device(device)))
     for _ in range(2):
         for one, two in zip(kept, mapped, strict=True):
             assert one.keys() == two.keys()
@@ -317,18 +316,18 @@ def test_batches_on_a_device_are_those_from_the_disk(arrays, monkeypatch, device
                 assert one[name].device.type == device
                 assert one[name].dtype == two[name].dtype
                 assert torch.equal(one[name].cpu(), two[name])
-            assert one.get("share") == two.get("share")
+            assert one.get("loss_weight") == two.get("loss_weight")
 
 
 def test_images_without_sums_are_kept_on_a_device_as_well(arrays):
-    unknown = SumArrays(arrays.images, None, arrays.index)
-    kept = Batches(unknown, BATCH_SIZE, resident=on_device(unknown, torch.device("cpu")))
+    unknown = SumDataset(arrays.images, None, arrays.index)
+    kept = Batches(unknown, BATCH_SIZE, device_cache=on_device(unknown, torch.device("cpu")))
     assert all(set(batch) == {"images", "index"} for batch in kept)
 
 
 def test_batches_on_a_device_go_on_where_those_from_the_disk_stopped(arrays):
     stopped = Batches(arrays, BATCH_SIZE, 0)
     next(iter(stopped))
-    resumed = Batches(arrays, BATCH_SIZE, 0, resident=on_device(arrays, torch.device("cpu")))
+    resumed = Batches(arrays, BATCH_SIZE, 0, device_cache=on_device(arrays, torch.device("cpu")))
     resumed.load_state_dict(stopped.state_dict())
     assert order(resumed) == order(Batches(arrays, BATCH_SIZE, 0))[1:]

@@ -184,8 +184,8 @@ def test_training_and_validation_images_are_put_on_the_device_once(ready, own, r
     datamodule.trainer = trainer()
     for loader in LOADERS:
         first, again = (getattr(datamodule, loader)() for _ in range(2))
-        assert first.resident is again.resident
-        assert (first.resident is None) == (loader == "test_dataloader")
+        assert first.device_cache is again.device_cache
+        assert (first.device_cache is None) == (loader == "test_dataloader")
         for one, two in zip(first, expected[loader], strict=True):
             assert all(torch.equal(one[name], two[name]) for name in ("images", "index", "sums"))
 
@@ -194,22 +194,22 @@ def test_images_that_do_not_fit_stay_on_the_disk(ready, own, room):
     room((24 + 3) * 3 * 5 - 1)
     datamodule = ready(own)
     datamodule.trainer = trainer()
-    assert datamodule.train_dataloader().resident is None
+    assert datamodule.train_dataloader().device_cache is None
 
 
 def test_images_stay_on_the_disk_if_told_to_or_without_a_gpu(ready, own, room):
     datamodule = ready(own)
     datamodule.trainer = trainer()
-    assert datamodule.train_dataloader().resident is None
+    assert datamodule.train_dataloader().device_cache is None
     room(10**9)
     datamodule = ready(replace(own, on_device=False))
     datamodule.trainer = trainer()
-    assert datamodule.train_dataloader().resident is None
+    assert datamodule.train_dataloader().device_cache is None
 
 
 def test_evaluation_without_a_trainer_reads_from_the_disk(ready, own, room):
     room(10**9)
-    assert ready(own).batches("val").resident is None
+    assert ready(own).batches("val").device_cache is None
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -242,7 +242,7 @@ def test_an_unknown_shuffle_is_refused(make):
 def test_the_images_are_read_for_a_checkpoint_once(ready, own, monkeypatch):
     datamodule = ready(own)
     first = datamodule.state_dict()
-    monkeypatch.setattr("digitsum.data.shards.SumArrays.fingerprint", None)
+    monkeypatch.setattr("digitsum.data.shards.SumDataset.fingerprint", None)
     assert datamodule.state_dict() == first
     assert first.keys() == {"train", "val", "test"}
 

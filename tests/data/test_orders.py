@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from digitsum.data.orders import BLOCK, WINDOW, block_order, full_order
+from digitsum.data.batches import BLOCK, WINDOW, block_order, full_order
 
 both = pytest.mark.parametrize("shuffled", [full_order, block_order])
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from digitsum.data.shards import ImageArrays, SumArrays, open_shards, open_splits, read_images, read_sums
+from digitsum.data.shards import MemmapImages, SumDataset, open_shards, open_splits, read_images, read_sums
 from digitsum.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -122,7 +122,7 @@ def test_gathering_over_shards_equals_indexing_the_joined_array(tmp_path, dtype)
 @pytest.mark.parametrize("parts", [1, 3])
 def test_gathered_images_are_copies(parts):
     stored = IMAGES.copy()
-    gathered = ImageArrays(np.array_split(stored, parts)).gather(torch.arange(12))
+    gathered = MemmapImages(np.array_split(stored, parts)).gather(torch.arange(12))
     gathered.zero_()
     assert np.array_equal(stored, IMAGES)
 
@@ -154,7 +154,7 @@ def test_reading_ahead_asks_for_the_pages_of_the_images_in_every_shard(tmp_path,
     spies = [Spy(array._mmap) for array in arrays]
     for array, spy in zip(arrays, spies, strict=True):
         array._mmap = spy
-    ImageArrays(arrays).read_ahead(30, 120)
+    MemmapImages(arrays).read_ahead(30, 120)
     wanted = [slice(30, 50), slice(0, 50), slice(0, 20)]
     for number, (spy, rows) in enumerate(zip(spies, wanted, strict=True)):
         ((start, end),) = spy.asked
@@ -162,14 +162,14 @@ def test_reading_ahead_asks_for_the_pages_of_the_images_in_every_shard(tmp_path,
         asked, pixels = (tmp_path / f"data{number}.npy").read_bytes()[start:end], stored[number, rows].tobytes()
         assert asked.endswith(pixels)
         assert len(asked) < len(pixels) + mmap.PAGESIZE
-    ImageArrays(arrays[:1]).read_ahead(7, 7)
+    MemmapImages(arrays[:1]).read_ahead(7, 7)
     assert len(spies[0].asked) == 1
 
 
 def test_reading_ahead_is_harmless_where_nothing_is_mapped(monkeypatch):
-    ImageArrays([IMAGES]).read_ahead(0, 12)
+    MemmapImages([IMAGES]).read_ahead(0, 12)
     monkeypatch.setattr("digitsum.data.shards._WILL_NEED", None)
-    ImageArrays([IMAGES]).read_ahead(0, 12)
+    MemmapImages([IMAGES]).read_ahead(0, 12)
 
 
 def test_more_shards_are_opened_than_files_may_be_open(tmp_path):
@@ -187,8 +187,8 @@ def test_more_shards_are_opened_than_files_may_be_open(tmp_path):
 @pytest.mark.parametrize("parts", [1, 3, 30])
 def test_the_fingerprint_heeds_the_ends_of_every_shard_and_the_sums(parts):
     def fingerprint(images, sums):
-        return SumArrays(
-            ImageArrays(np.array_split(images, parts)), torch.from_numpy(sums), torch.arange(90)
+        return SumDataset(
+            MemmapImages(np.array_split(images, parts)), torch.from_numpy(sums), torch.arange(90)
         ).fingerprint()
 
     images, sums = RNG.integers(256, size=(90, 4, 6), dtype=np.uint8), np.arange(90)
@@ -204,7 +204,7 @@ def test_the_fingerprint_heeds_the_ends_of_every_shard_and_the_sums(parts):
 
 def test_a_split_knows_the_bytes_of_its_images_as_they_are_gathered():
     for images, size in ((IMAGES, 1), (IMAGES / 255, 4)):
-        assert SumArrays(ImageArrays([images]), None, torch.arange(5)).num_bytes == 5 * 4 * 6 * size
+        assert SumDataset(MemmapImages([images]), None, torch.arange(5)).num_bytes == 5 * 4 * 6 * size
 
 
 def test_a_folder_without_sums_is_opened_where_none_are_needed(tmp_path):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from digitsum.evaluation.calibration import Confidence
-from digitsum.models.base import Answers
+from digitsum.evaluation.calibration import Calibration
+from digitsum.models.base import Prediction
 
 IMAGES, SUMS = 20_000, 37
 
@@ -23,9 +23,9 @@ def drawn(seed=0, images=IMAGES):
 def confidence_of(probs, sums, size=IMAGES):
     """What is found in batches of `size`."""
     probs, sums = torch.from_numpy(probs).float(), torch.from_numpy(sums)
-    confidence = Confidence()
+    confidence = Calibration()
     for some, true in zip(probs.split(size), sums.split(size), strict=True):
-        confidence.update({"sums": true}, Answers(some.argmax(1).float(), some))
+        confidence.update({"sums": true}, Prediction(some.argmax(1).float(), some))
     return confidence
 
 
@@ -37,7 +37,7 @@ def calibrated():
 def test_a_calibrated_model_is_found_to_be_calibrated(calibrated):
     report = confidence_of(*calibrated).report()
     assert report["calibration_error"] < 0.015
-    assert report["coverage"] > 0.895  # at least 0.9, but for chance: sums are whole numbers
+    assert report["interval_coverage"] > 0.895  # at least 0.9, but for chance: sums are whole numbers
 
 
 def test_an_overconfident_model_is_found_out(calibrated):
@@ -47,7 +47,7 @@ def test_an_overconfident_model_is_found_out(calibrated):
     honest, boasting = confidence_of(probs, sums).report(), confidence_of(sharper, sums).report()
     assert boasting["exact"] == honest["exact"]
     assert boasting["calibration_error"] > 0.15
-    assert boasting["coverage"] < 0.85
+    assert boasting["interval_coverage"] < 0.85
     assert boasting["nll"] > honest["nll"] + 0.5
 
 
@@ -67,8 +67,8 @@ def test_the_report_equals_plain_numpy_on_everything_at_once(calibrated):
     answer = probs.argmax(1)
     expected = {
         "nll": -np.log(probs[rows, sums]).mean(),
-        "coverage": ((low <= sums) & (sums <= high)).mean(),
-        "width": (high - low + 1).mean(),
+        "interval_coverage": ((low <= sums) & (sums <= high)).mean(),
+        "interval_width": (high - low + 1).mean(),
         "mae_median": np.abs(median - sums).mean(),
         "mse_mean": ((probs @ values - sums) ** 2).mean(),
         "exact": (answer == sums).mean(),
@@ -95,7 +95,7 @@ def test_the_surest_equal_plain_numpy_on_everything_at_once(calibrated):
     right = (probs.argmax(1) == sums)[np.argsort(-probs.max(1))]
     for percent in (90, 95, 98, 99):
         expected = right[: IMAGES * percent // 100].mean()
-        assert report[f"exact_of_surest_{percent}"] == pytest.approx(expected, abs=1e-3)
+        assert report[f"exact_at_coverage_{percent}"] == pytest.approx(expected, abs=1e-3)
 
 
 def test_batches_and_one_shot_give_the_same(calibrated):
@@ -106,10 +106,10 @@ def test_batches_and_one_shot_give_the_same(calibrated):
 
 
 def test_the_reliability_counts_every_image_once(calibrated):
-    sureness, accuracy, images = confidence_of(*calibrated).reliability()
+    confidence, accuracy, images = confidence_of(*calibrated).reliability()
     assert images.sum() == IMAGES
-    assert (np.diff(sureness) > 0).all()
-    assert ((sureness * 15).astype(int) == np.unique((sureness * 15).astype(int))).all()
+    assert (np.diff(confidence) > 0).all()
+    assert ((confidence * 15).astype(int) == np.unique((confidence * 15).astype(int))).all()
     assert ((accuracy >= 0) & (accuracy <= 1)).all()
 
 
@@ -134,8 +134,8 @@ def test_a_model_that_is_quite_sure_and_right_is_perfect():
     report = confidence_of(np.eye(SUMS), np.arange(SUMS)).report()
     assert report == {
         **dict.fromkeys(["nll", "mae_median", "mse_mean", "calibration_error"], pytest.approx(0, abs=1e-12)),
-        **dict.fromkeys(["coverage", "width", "exact"], 1),
-        **{f"exact_of_surest_{percent}": 1 for percent in (90, 95, 98, 99)},
+        **dict.fromkeys(["interval_coverage", "interval_width", "exact"], 1),
+        **{f"exact_at_coverage_{percent}": 1 for percent in (90, 95, 98, 99)},
     }
 
 
@@ -148,6 +148,6 @@ def test_a_model_that_is_quite_sure_and_wrong_has_a_finite_report():
 
 def test_a_sum_that_the_distribution_does_not_reach_counts_as_wrong():
     report = confidence_of(np.array([[0.5, 0.5]]), np.array([9])).report()
-    assert report["coverage"] == report["exact"] == 0
+    assert report["interval_coverage"] == report["exact"] == 0
     assert report["mae_median"] == 9
     assert report["mse_mean"] == pytest.approx(8.5**2)

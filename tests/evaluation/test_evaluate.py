@@ -6,7 +6,7 @@ import torch
 
 import digitsum.evaluation.evaluate
 from digitsum.evaluation.evaluate import Evaluation, metrics_table
-from digitsum.models.base import Answers
+from digitsum.models.base import Prediction
 
 
 def feed(evaluation, preds, target, size=7):
@@ -17,7 +17,7 @@ def feed(evaluation, preds, target, size=7):
             "index": torch.arange(len(preds))[rows],
             "images": torch.arange(len(preds), dtype=torch.uint8)[rows, None, None].expand(-1, 2, 3),
         }
-        evaluation.update(batch, Answers(preds[rows]), part="val")
+        evaluation.update(batch, Prediction(preds[rows]), part="val")
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def test_the_model_and_the_constant_answer_stand_side_by_side(pairs):
     feed(evaluation, preds, target)
     rows = evaluation.row()
     assert rows["model"]["mae"] == pytest.approx((preds - target).abs().mean().item(), rel=1e-5)
-    assert rows["constant"]["mse"] == pytest.approx(((17.5 - target) ** 2).float().mean().item(), rel=1e-5)
-    assert rows["model"]["count"] == rows["constant"]["count"] == 100
+    assert rows["baseline"]["mse"] == pytest.approx(((17.5 - target) ** 2).float().mean().item(), rel=1e-5)
+    assert rows["model"]["count"] == rows["baseline"]["count"] == 100
     assert set(rows["model"]) == {"mse", "rmse", "mae", "within_5", "within_1", "exact", "count"}
 
 
@@ -77,7 +77,7 @@ def test_many_points_are_thinned_evenly(monkeypatch, size):
 
 def test_the_table_has_a_line_for_each_answer_with_fractions_in_percent():
     row = {"mse": 12.3456, "rmse": 3.5, "mae": 2.75, "within_5": 0.875, "within_1": 0.25, "exact": 0.125, "count": 1200}
-    lines = metrics_table({"test": {"model": row, "last": row, "constant": row}}).splitlines()
+    lines = metrics_table({"test": {"model": row, "last": row, "baseline": row}}).splitlines()
     assert len(lines) == 4
     assert lines[0].split() == [
         "split",
@@ -94,4 +94,4 @@ def test_the_table_has_a_line_for_each_answer_with_fractions_in_percent():
     ]
     assert lines[1].split() == ["test", "model", "1,200", "12.346", "3.500", "2.750", "87.50%", "25.00%", "12.50%"]
     assert "last epoch" in lines[2]
-    assert "constant" in lines[3]
+    assert "baseline" in lines[3]

@@ -19,8 +19,8 @@ from digitsum.data.canvases import Layout
 from digitsum.data.composed import Composition, write_dataset
 from digitsum.data.glyphs import SPLITS
 from digitsum.errors import InputError
-from digitsum.evaluation.transcription import ReadingAccuracy, find_truth, match_digits
-from digitsum.models.base import Answers, Reading
+from digitsum.evaluation.transcription import TranscriptionAccuracy, find_truth, match_digits
+from digitsum.models.base import DigitSequence, Prediction
 
 DIGITS = st.lists(st.integers(0, 3), max_size=7)
 
@@ -208,11 +208,11 @@ PLACES = torch.tensor(
 
 
 def accuracy_of(*rows):
-    accuracy = ReadingAccuracy(TRUTH, LEFT)
+    accuracy = TranscriptionAccuracy(TRUTH, LEFT)
     for index in rows:
-        reading = Reading(READ[list(index)], PLACES[list(index)])
-        answers = Answers(torch.zeros(len(index)), torch.ones(len(index), 1), lambda reading=reading: reading)
-        accuracy.update({"index": torch.tensor(index)}, answers)
+        reading = DigitSequence(READ[list(index)], PLACES[list(index)])
+        prediction = Prediction(torch.zeros(len(index)), torch.ones(len(index), 1), lambda reading=reading: reading)
+        accuracy.update({"index": torch.tensor(index)}, prediction)
     return accuracy.report()
 
 
@@ -221,8 +221,8 @@ def test_readings_made_by_hand_have_the_figures_worked_out_by_hand():
         "sequences": 1 / 4,
         "sequences_but_zeros": 1 / 4,
         "digits": 8 / 10,
-        "places": 7 / 8,
-        "place_offset": pytest.approx((0 + 0 + 8 + 8.1 - 4 + 0 + 0 + 1) / 8, rel=1e-5),
+        "positions": 7 / 8,
+        "position_offset": pytest.approx((0 + 0 + 8 + 8.1 - 4 + 0 + 0 + 1) / 8, rel=1e-5),
     }
 
 
@@ -233,9 +233,9 @@ def test_a_sequence_is_right_when_no_digit_is_missing_wrong_or_too_many(row, seq
 
 
 def test_a_missing_zero_is_forgiven_where_zeros_do_not_count():
-    accuracy = ReadingAccuracy(np.array([[0, 7, 0, 3]], np.int8), np.array([[0, 30, 60, 90]], np.int16))
-    reading = Reading(torch.tensor([[7, 0, 3, -1]]), torch.tensor([[44.0, 74.0, 104.0, np.nan]]))
-    accuracy.update({"index": torch.tensor([0])}, Answers(torch.zeros(1), torch.ones(1, 1), lambda: reading))
+    accuracy = TranscriptionAccuracy(np.array([[0, 7, 0, 3]], np.int8), np.array([[0, 30, 60, 90]], np.int16))
+    reading = DigitSequence(torch.tensor([[7, 0, 3, -1]]), torch.tensor([[44.0, 74.0, 104.0, np.nan]]))
+    accuracy.update({"index": torch.tensor([0])}, Prediction(torch.zeros(1), torch.ones(1, 1), lambda: reading))
     report = accuracy.report()
     assert (report["sequences"], report["sequences_but_zeros"]) == (0, 1)
 
@@ -245,11 +245,11 @@ def test_batches_in_any_order_give_the_same_figures():
 
 
 def test_nothing_read_is_nothing_right():
-    accuracy = ReadingAccuracy(TRUTH, LEFT)
-    empty = Reading(torch.empty((2, 0), dtype=torch.int64), torch.empty(2, 0))
-    accuracy.update({"index": torch.tensor([0, 1])}, Answers(torch.zeros(2), torch.ones(2, 1), lambda: empty))
+    accuracy = TranscriptionAccuracy(TRUTH, LEFT)
+    empty = DigitSequence(torch.empty((2, 0), dtype=torch.int64), torch.empty(2, 0))
+    accuracy.update({"index": torch.tensor([0, 1])}, Prediction(torch.zeros(2), torch.ones(2, 1), lambda: empty))
     assert accuracy.report() == dict.fromkeys(
-        ("sequences", "sequences_but_zeros", "digits", "places", "place_offset"), 0
+        ("sequences", "sequences_but_zeros", "digits", "positions", "position_offset"), 0
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from digitsum.models.base import Answers, Reading, interval_of, mean_of, median_of, probability_of
+from digitsum.models.base import DigitSequence, Prediction, interval_of, mean_of, median_of, probability_of
 
 
 def row(*probs):
@@ -133,24 +133,24 @@ def test_a_reading_is_made_when_it_is_asked_for_and_once():
 
     def read():
         calls.append(1)
-        return Reading(torch.tensor([[3, 4]]), torch.tensor([[10.0, 40.0]]))
+        return DigitSequence(torch.tensor([[3, 4]]), torch.tensor([[10.0, 40.0]]))
 
-    answers = Answers(torch.tensor([7.0]), row(*[0.0] * 7, 1.0), read)
+    prediction = Prediction(torch.tensor([7.0]), row(*[0.0] * 7, 1.0), read)
     assert calls == []
-    assert answers.reading is answers.reading
+    assert prediction.sequence is prediction.sequence
     assert calls == [1]
 
 
 def test_a_plain_answer_has_neither_distribution_nor_reading():
-    answers = Answers(torch.tensor([7.0]))
-    assert answers.probs is None
-    assert answers.read is None
+    prediction = Prediction(torch.tensor([7.0]))
+    assert prediction.probs is None
+    assert prediction.read is None
 
 
 def test_texts_are_the_digits_in_their_order():
     digits = torch.tensor([[4, 0, 7], [1, -1, -1], [-1, -1, -1]])
-    assert Reading(digits, torch.zeros(3, 3)).texts() == ["407", "1", ""]
+    assert DigitSequence(digits, torch.zeros(3, 3)).texts() == ["407", "1", ""]
 
 
 def test_images_on_which_nothing_was_read_have_empty_texts():
-    assert Reading(torch.empty((2, 0), dtype=torch.int64), torch.empty(2, 0)).texts() == ["", ""]
+    assert DigitSequence(torch.empty((2, 0), dtype=torch.int64), torch.empty(2, 0)).texts() == ["", ""]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from digitsum.models.dropout import Dropout
+from digitsum.models.fast_layers import Dropout
 
 
 @pytest.mark.parametrize("p", [0.25, 0.5, 0.3, 1 / 256])

@@ -47,9 +47,9 @@ def images():
         ("dropout", 1.0),
         ("dropout", -0.1),
         ("dropout", float("nan")),
-        ("digit_cost", -0.1),
-        ("digit_cost", float("inf")),
-        ("digit_cost", float("nan")),
+        ("length_penalty", -0.1),
+        ("length_penalty", float("inf")),
+        ("length_penalty", float("nan")),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_its_name(option, value):
@@ -66,7 +66,7 @@ def test_what_is_no_number_of_digits_is_refused_with_one_line(num_digits):
     for refuse in (
         lambda: counts_of(num_digits),
         lambda: Reader(SIZE, num_digits=num_digits),
-        lambda: reader.adapt(num_digits=num_digits),
+        lambda: reader.set_decoding(num_digits=num_digits),
     ):
         with pytest.raises(InputError, match="num_digits: expected a whole number") as caught:
             refuse()
@@ -99,8 +99,8 @@ def test_the_table_leads_to_the_network():
     assert NETWORKS["reader"] == (Reader, ReaderSettings)
     reader = build_network("reader", SIZE, {"width": 4})
     assert isinstance(reader, Reader)
-    assert reader.any_width
-    assert reader.reads_digits
+    assert reader.variable_width
+    assert reader.predicts_digits
 
 
 # --- the network
@@ -167,11 +167,11 @@ def test_dropout_works_while_learning_alone(images):
 
 
 @pytest.mark.parametrize("num_digits", [4, [2, 6], None])
-@pytest.mark.parametrize("digit_cost", [0.0, 0.5])
-def test_the_loss_is_the_mean_surprise_in_nats(num_digits, digit_cost):
+@pytest.mark.parametrize("length_penalty", [0.0, 0.5])
+def test_the_loss_is_the_mean_surprise_in_nats(num_digits, length_penalty):
     output, sums = outputs_of(3, 42), torch.tensor([3, 18, 36])
-    reader = make_reader(num_digits=num_digits, digit_cost=digit_cost)
-    expected = -log_likelihood(output[:, 0].double(), sums, reader.counts, digit_cost).mean()
+    reader = make_reader(num_digits=num_digits, length_penalty=length_penalty)
+    expected = -log_likelihood(output[:, 0].double(), sums, reader.counts, length_penalty).mean()
     assert reader.loss(output, sums).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
@@ -193,11 +193,11 @@ def test_the_loss_and_its_gradient_are_as_exact_under_autocast(num_digits):
 @pytest.mark.parametrize("num_digits", [4, [2, 6], None])
 def test_the_answer_is_as_exact_under_autocast(num_digits):
     output, reader = outputs_of(20, 42), make_reader(num_digits=num_digits).eval()
-    expected = reader.answer(output)
+    expected = reader.predict(output)
     with torch.autocast("cpu", torch.bfloat16):
-        estimate, answers = reader.estimate(output), reader.answer(output)
-    assert answers.probs.dtype == torch.float32
-    assert torch.equal(answers.probs, expected.probs)
+        estimate, prediction = reader.estimate(output), reader.predict(output)
+    assert prediction.probs.dtype == torch.float32
+    assert torch.equal(prediction.probs, expected.probs)
     assert torch.equal(estimate, expected.estimate)
 
 
@@ -252,17 +252,17 @@ def test_else_the_estimate_is_the_most_probable_sum(num_digits):
     output, reader = outputs_of(20, 30), make_reader(num_digits=num_digits).eval()
     expected = log_distribution(output[:, 0].double(), reader.counts).argmax(1)
     assert torch.equal(reader.estimate(output), expected.float())
-    assert torch.equal(reader.answer(output).estimate, expected.float())
+    assert torch.equal(reader.predict(output).estimate, expected.float())
 
 
 @pytest.mark.parametrize("num_digits", [1, 4, [2, 6], None])
 def test_an_answer_has_a_distribution_and_the_digits_that_add_up_to_its_estimate(num_digits):
     reader, output = make_reader(num_digits=num_digits), outputs_of(30, 42, blank=4.0)
-    answers = reader.answer(output)
-    assert answers.probs.sum(1).tolist() == pytest.approx([1] * 30, abs=1e-5)
-    assert torch.equal(answers.probs.argmax(1).float(), answers.estimate)
-    digits = answers.reading.digits
-    assert torch.equal(digits.clamp_min(0).sum(1), answers.estimate.long())
+    prediction = reader.predict(output)
+    assert prediction.probs.sum(1).tolist() == pytest.approx([1] * 30, abs=1e-5)
+    assert torch.equal(prediction.probs.argmax(1).float(), prediction.estimate)
+    digits = prediction.sequence.digits
+    assert torch.equal(digits.clamp_min(0).sum(1), prediction.estimate.long())
     number = (digits >= 0).sum(1)
     assert (number >= reader.counts.least).all()
     assert reader.counts.most is None or (number <= reader.counts.most).all()
@@ -271,8 +271,8 @@ def test_an_answer_has_a_distribution_and_the_digits_that_add_up_to_its_estimate
 
 
 def test_the_places_are_pixels_from_left_to_right_within_the_image():
-    answers = make_reader(num_digits=[2, 6]).answer(outputs_of(30, 21, blank=2.0))
-    digits, places = answers.reading.digits, answers.reading.places
+    prediction = make_reader(num_digits=[2, 6]).predict(outputs_of(30, 21, blank=2.0))
+    digits, places = prediction.sequence.digits, prediction.sequence.positions
     assert torch.equal(places.isnan(), digits < 0)
     for row, real in zip(places, digits >= 0, strict=True):
         assert (row[real].diff() > 0).all()
@@ -281,40 +281,40 @@ def test_the_places_are_pixels_from_left_to_right_within_the_image():
 
 def test_a_digits_place_is_the_middle_of_its_columns():
     reader = make_reader(num_digits=[1, 4])
-    reading = reader.answer(saying(" 333 4  ", "7      0", "   55555")).reading
+    reading = reader.predict(saying(" 333 4  ", "7      0", "   55555")).sequence
     assert reading.texts() == ["34", "70", "5"]
-    assert reading.places.nan_to_num(-1).tolist() == [[20, 44], [4, 60], [44, -1]]  # columns are 8 pixels wide
+    assert reading.positions.nan_to_num(-1).tolist() == [[20, 44], [4, 60], [44, -1]]  # columns are 8 pixels wide
 
 
 def test_images_without_a_digit_have_an_empty_reading():
-    answers = make_reader(num_digits=None).answer(saying("    ", "    "))
-    assert answers.estimate.tolist() == [0, 0]
-    assert answers.reading.texts() == ["", ""]
-    assert answers.reading.places.shape == (2, 0)
+    prediction = make_reader(num_digits=None).predict(saying("    ", "    "))
+    assert prediction.estimate.tolist() == [0, 0]
+    assert prediction.sequence.texts() == ["", ""]
+    assert prediction.sequence.positions.shape == (2, 0)
 
 
 def test_from_then_on_as_many_digits_are_read_as_are_expected():
     reader, output = make_reader(num_digits=4).eval(), saying(" 1 2 3 4 ")
-    assert reader.answer(output).reading.texts() == ["1234"]
+    assert reader.predict(output).sequence.texts() == ["1234"]
     for num_digits, number in ((2, 2), ([5, 5], 5), (None, 4), (4, 4)):
-        reader.adapt(num_digits=num_digits)
-        answers = reader.answer(output)
-        assert len(answers.reading.texts()[0]) == number
-        assert torch.equal(reader.estimate(output), answers.estimate)
-    assert reader.answer(output).estimate.item() == 10
+        reader.set_decoding(num_digits=num_digits)
+        prediction = reader.predict(output)
+        assert len(prediction.sequence.texts()[0]) == number
+        assert torch.equal(reader.estimate(output), prediction.estimate)
+    assert reader.predict(output).estimate.item() == 10
 
 
 @pytest.mark.parametrize("num_digits", [12, [12, 14]])
 def test_more_digits_than_an_image_can_hold_are_one_line_and_no_nan(num_digits):
     reader = make_reader(num_digits=num_digits).eval()
     with pytest.raises(InputError, match="num_digits"):
-        reader.answer(outputs_of(2, 10))
+        reader.predict(outputs_of(2, 10))
 
 
 def test_a_number_of_digits_that_the_columns_all_but_rule_out_still_has_a_distribution():
-    answers = make_reader(num_digits=7).answer(saying(" " * 42))
-    assert answers.probs.sum().item() == pytest.approx(1, abs=1e-5)
-    assert len(answers.reading.texts()[0]) == 7
+    prediction = make_reader(num_digits=7).predict(saying(" " * 42))
+    assert prediction.probs.sum().item() == pytest.approx(1, abs=1e-5)
+    assert len(prediction.sequence.texts()[0]) == 7
 
 
 # --- views
@@ -323,31 +323,31 @@ def test_a_number_of_digits_that_the_columns_all_but_rule_out_still_has_a_distri
 def test_a_reader_that_learns_has_one_view_and_else_as_many_as_it_is_told(images):
     reader = make_reader()
     for views, columns in ((1, 21), (2, 22), (6, 22)):
-        reader.adapt(views=views)
+        reader.set_decoding(tta=views)
         assert reader.train()(images).shape == (5, 1, 21, SYMBOLS)
         assert reader.eval()(images).shape == (5, views, columns, SYMBOLS)
 
 
 @pytest.mark.parametrize("views", [0, 7, -1, True, 2.0, None, "2", [2]], ids=repr)
 def test_what_is_no_number_of_views_is_refused_with_one_line(views):
-    with pytest.raises(InputError, match=r"^views: expected 1 to 6, got ") as caught:
-        make_reader().adapt(views=views)
+    with pytest.raises(InputError, match=r"^tta: expected 1 to 6, got ") as caught:
+        make_reader().set_decoding(tta=views)
     assert "\n" not in str(caught.value)
 
 
 def test_a_choice_that_the_reader_does_not_have_is_refused_by_its_name():
     with pytest.raises(InputError, match=r"^width: "):
-        make_reader().adapt(width=8)
+        make_reader().set_decoding(width=8)
 
 
 def test_the_distribution_is_the_mean_of_the_views():
     output, reader = outputs_of(20, 22, views=3), make_reader().eval()
-    expected = torch.stack([reader.answer(output[:, [view]]).probs for view in range(3)]).mean(0)
-    answers = reader.answer(output)
-    assert torch.allclose(answers.probs, expected, atol=1e-6)
-    assert torch.equal(answers.estimate, expected.argmax(1).float())
-    assert torch.equal(reader.estimate(output), answers.estimate)
-    assert torch.equal(answers.reading.digits.clamp_min(0).sum(1), answers.estimate.long())
+    expected = torch.stack([reader.predict(output[:, [view]]).probs for view in range(3)]).mean(0)
+    prediction = reader.predict(output)
+    assert torch.allclose(prediction.probs, expected, atol=1e-6)
+    assert torch.equal(prediction.estimate, expected.argmax(1).float())
+    assert torch.equal(reader.estimate(output), prediction.estimate)
+    assert torch.equal(prediction.sequence.digits.clamp_min(0).sum(1), prediction.estimate.long())
 
 
 @pytest.mark.parametrize("total", [10, 11])
@@ -362,7 +362,7 @@ def test_digits_are_read_in_the_view_that_is_surest_of_the_estimate():
     sure, unsure = saying(" 1 2 3 4 "), saying(" 4 3 2 1 ")
     unsure = (unsure * 0.2).log_softmax(3)
     for views in (torch.cat([sure, unsure], dim=1), torch.cat([unsure, sure], dim=1)):
-        assert make_reader().answer(views).reading.texts() == ["1234"]
+        assert make_reader().predict(views).sequence.texts() == ["1234"]
 
 
 def test_a_digit_has_one_place_in_all_views():
@@ -371,13 +371,13 @@ def test_a_digit_has_one_place_in_all_views():
     images = torch.zeros(1, 40, 80)
     images[:, :, 38:42] = 1
     for views in range(1, 7):
-        reader.adapt(views=views)
+        reader.set_decoding(tta=views)
         output = reader(images)
         for view in range(views):
             alone = torch.full_like(output, -50.0)
             alone[..., BLANK] = 0  # all other views know nothing
             alone[:, view] = output[:, view]
-            (place,) = reader.answer(alone).reading.places[0].tolist()
+            (place,) = reader.predict(alone).sequence.positions[0].tolist()
             assert place == pytest.approx(40, abs=4)
 
 
@@ -408,8 +408,8 @@ def test_a_few_dozen_steps_teach_digits_from_their_sums_alone():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 < 2 < losses[0]
-    answers = reader.eval().answer(reader(images))
-    assert (answers.estimate == digits.sum(1)).float().mean() > 0.9
+    prediction = reader.eval().predict(reader(images))
+    assert (prediction.estimate == digits.sum(1)).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("image_size", [(40.5, 168), (40, float("nan")), (40, 10**9)])
@@ -427,4 +427,4 @@ def test_weights_that_give_no_numbers_are_noticed():
     network = Reader((40, 168), width=1).eval()
     network.norm4.running_var.fill_(-1)
     with pytest.raises(InputError, match="no numbers"):
-        network.answer(network(torch.zeros(1, 40, 168)))
+        network.predict(network(torch.zeros(1, 40, 168)))

@@ -52,11 +52,11 @@ def paths():
     return np.array(every), np.array([len(word) for word in words]), np.array([sum(word) for word in words])
 
 
-def enumerated(paths, log_probs, counts, digit_cost=0.0):
+def enumerated(paths, log_probs, counts, length_penalty=0.0):
     """Probabilities `(37,)` of each sum of one image `(4, 11)`, added up path by path."""
     symbols, number, total = paths
     log_probs = log_probs.double().numpy()
-    weights = np.exp(log_probs[np.arange(COLUMNS), symbols].sum(1) - digit_cost * number)
+    weights = np.exp(log_probs[np.arange(COLUMNS), symbols].sum(1) - length_penalty * number)
     return np.bincount(total, np.where(allowed(number, counts), weights, 0), LARGEST + 1)
 
 
@@ -99,14 +99,14 @@ def test_the_distribution_is_that_of_all_paths(paths, counts, dtype):
 
 
 @both_precisions
-@pytest.mark.parametrize("digit_cost", [0.0, 0.7])
+@pytest.mark.parametrize("length_penalty", [0.0, 0.7])
 @every_case
-def test_the_likelihood_of_each_sum_is_that_of_all_paths(paths, counts, digit_cost, dtype):
+def test_the_likelihood_of_each_sum_is_that_of_all_paths(paths, counts, length_penalty, dtype):
     (image,) = columns_of(1, COLUMNS, seed=1, dtype=dtype)
     sums = torch.arange(LARGEST + 1)
-    logs = log_likelihood(image.expand(len(sums), -1, -1), sums, counts, digit_cost)
+    logs = log_likelihood(image.expand(len(sums), -1, -1), sums, counts, length_penalty)
     assert logs.dtype == dtype
-    expected = enumerated(paths, image, counts, digit_cost)
+    expected = enumerated(paths, image, counts, length_penalty)
     assert logs.exp().double().numpy() == pytest.approx(expected, abs=1e-6 if dtype == torch.float32 else 1e-13)
     assert np.array_equal(logs.isinf().numpy(), expected == 0)
     possible = expected > 0
@@ -216,12 +216,12 @@ def test_the_likelihoods_are_those_of_the_distribution(counts):
 # --- gradients
 
 
-@pytest.mark.parametrize("digit_cost", [0.0, 0.5])
+@pytest.mark.parametrize("length_penalty", [0.0, 0.5])
 @pytest.mark.parametrize("counts", [Counts(2, 2), Counts(1, 3), UNKNOWN], ids=["fixed", "range", "unknown"])
-def test_gradients_equal_finite_differences(counts, digit_cost):
+def test_gradients_equal_finite_differences(counts, length_penalty):
     log_probs = columns_of(3, 5).requires_grad_()
     sums = torch.tensor([3, 7, 16])
-    assert torch.autograd.gradcheck(lambda x: log_likelihood(x, sums, counts, digit_cost), log_probs)
+    assert torch.autograd.gradcheck(lambda x: log_likelihood(x, sums, counts, length_penalty), log_probs)
 
 
 def test_gradients_reach_the_logits():

@@ -582,7 +582,7 @@ def write_reader(path, change):
 @pytest.mark.parametrize("change", [
     lambda values: values["options"].update(width=10**9), lambda values: values["options"].update(width=10**30),
     lambda values: values["options"].update(width="x"), lambda values: values["options"].update(num_digits=[1, "x"]),
-    lambda values: values["options"].update(digit_cost=1e300), lambda values: values.update(image_size=[40, 10**9]),
+    lambda values: values["options"].update(length_penalty=1e300), lambda values: values.update(image_size=[40, 10**9]),
     lambda values: values.update(image_size=[40.5, 168]), lambda values: values.update(image_size=[40, float("nan")]),
 ])  # fmt: skip
 def test_a_readers_absurd_hyperparameters_are_refused_at_once(tmp_path, change):
@@ -597,8 +597,8 @@ def test_a_reader_of_up_to_a_billion_digits_takes_no_more_memory_than_its_column
 
     write_reader(tmp_path / "evil.ckpt", claim)
     with little_memory(), torch.inference_mode():
-        answers = load_model(tmp_path / "evil.ckpt").answer(torch.zeros(1, 40, 168))
-    assert answers.probs.shape == (1, 9 * 21 + 1)
+        prediction = load_model(tmp_path / "evil.ckpt").predict(torch.zeros(1, 40, 168))
+    assert prediction.probs.shape == (1, 9 * 21 + 1)
 
 
 def test_a_readers_weights_that_give_no_numbers_are_one_line(tmp_path, predicted):

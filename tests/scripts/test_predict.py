@@ -48,7 +48,7 @@ def test_the_runs_own_validation_set_gives_the_figures_of_the_runs_table(predict
     assert result.code == 0, result.text
     table = json.loads((finished_run / "metrics.json").read_text())["val"]
     ours = json.loads((result.folder / "metrics.json").read_text())["val"]
-    for who in ("model", "constant"):
+    for who in ("model", "baseline"):
         assert ours[who] == pytest.approx(table[who], rel=1e-5)
     assert {"predictions.csv", "scatter.png", "worst.png"} <= {path.name for path in result.folder.iterdir()}
 
@@ -132,11 +132,11 @@ def test_pictures_are_read_and_what_was_done_is_reported(predicted, tmp_path, im
 
 def test_the_batch_size_does_not_change_the_answers(predicted, images, tmp_path):
     np.save(tmp_path / "images.npy", images)
-    answers = []
+    prediction = []
     for size in (3, 64):
         rows = rows_of(predicted(f"input={tmp_path}/images.npy", f"batch_size={size}").folder)
-        answers.append([float(row["predicted"]) for row in rows])
-    assert answers[0] == pytest.approx(answers[1], abs=1e-3)
+        prediction.append([float(row["predicted"]) for row in rows])
+    assert prediction[0] == pytest.approx(prediction[1], abs=1e-3)
 
 
 @pytest.mark.parametrize(("words", "reason"), [
@@ -199,9 +199,9 @@ def test_a_reader_says_how_sure_it_is_and_which_digits_it_read(read):
         assert len(row["digits"]) == 4
         assert sum(map(int, row["digits"])) == int(row["rounded"])
     results = json.loads((result.folder / "metrics.json").read_text())["test"]
-    assert set(results) == {"model", "constant", "confidence", "reading"}
-    assert results["confidence"]["exact"] == pytest.approx(results["model"]["exact"])
-    assert results["reading"]["sequences"] <= results["model"]["exact"]
+    assert set(results) == {"model", "baseline", "calibration", "transcription"}
+    assert results["calibration"]["exact"] == pytest.approx(results["model"]["exact"])
+    assert results["transcription"]["sequences"] <= results["model"]["exact"]
     assert {"overlays.png", "reliability.png"} <= {path.name for path in result.folder.iterdir()}
 
 
@@ -215,7 +215,7 @@ def test_a_reader_that_is_not_told_the_count_may_read_any_number_of_digits(read)
 
 
 def test_several_views_change_the_probabilities_a_little(read):
-    one, six = ([float(row["probability"]) for row in rows_of(read(f"views={n}").folder)] for n in (1, 6))
+    one, six = ([float(row["probability"]) for row in rows_of(read(f"tta={n}").folder)] for n in (1, 6))
     assert one != six
 
 
@@ -234,8 +234,8 @@ def test_a_reader_reads_images_of_other_widths(read, tmp_path):
         ("num_digits=0", "num_digits: expected a whole number from 1"),
         ("num_digits=[4,2]", "num_digits: expected a whole number from 1"),
         ("num_digits=many", "num_digits: expected a whole number from 1"),
-        ("views=7", "views: expected 1 to 6, got 7"),
-        ("views=0", "views: expected 1 to 6, got 0"),
+        ("tta=7", "tta: expected 1 to 6, got 7"),
+        ("tta=0", "tta: expected 1 to 6, got 0"),
     ],
 )
 def test_a_way_to_read_that_there_is_not_is_refused_in_one_line(read, word, expected):
@@ -245,7 +245,7 @@ def test_a_way_to_read_that_there_is_not_is_refused_in_one_line(read, word, expe
     assert "Traceback" not in result.text
 
 
-@pytest.mark.parametrize("word", ["num_digits=4", "views=2"])
+@pytest.mark.parametrize("word", ["num_digits=4", "tta=2"])
 def test_a_network_that_does_not_read_digits_refuses_to_be_told_how(predicted, outputs, word):
     result = predicted(outputs, word)
     assert result.code == 1
@@ -266,4 +266,4 @@ def test_a_composed_folder_of_canvases_is_compared_with_what_was_drawn(read, tmp
     (whole,) = {path.parent for path in datasets_dir.glob("bundled-70-*/test/truth0.npz")}
     result = read(f"input={whole}")
     assert result.code == 0, result.text
-    assert set(json.loads((result.folder / "metrics.json").read_text())["input"]) >= {"confidence", "reading"}
+    assert set(json.loads((result.folder / "metrics.json").read_text())["input"]) >= {"calibration", "transcription"}

@@ -53,7 +53,7 @@ def test_the_metrics_file_has_each_split_and_answer(finished_run):
     results = json.loads((finished_run / "metrics.json").read_text())
     assert set(results) == {"train", "val", "test"}
     for split, count in (("train", 40), ("val", 20), ("test", 10)):
-        assert set(results[split]) == {"model", "last", "constant"}
+        assert set(results[split]) == {"model", "last", "baseline"}
         for row in results[split].values():
             assert set(row) == METRICS
             assert row["count"] == count
@@ -134,7 +134,7 @@ def test_the_hparams_tab_has_what_differs_between_the_jobs_of_a_sweep(tiny, tmp_
 def test_a_single_run_prints_table_paths_and_the_next_commands(tiny):
     result = tiny()
     assert result.code == 0, result.text
-    for words in ("within 5", "constant", "last epoch", "metrics.json", "scripts/predict.py ckpt_path=", "tensorboard"):
+    for words in ("within 5", "baseline", "last epoch", "metrics.json", "scripts/predict.py ckpt_path=", "tensorboard"):
         assert words in result.out
     assert "Tip" not in result.text
 

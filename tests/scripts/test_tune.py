@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 import digitsum.tuning.search
-from digitsum.cli.overrides import flat, words_of
+from digitsum.cli.overrides import flat, to_overrides
 from digitsum.errors import InputError
 from digitsum.files import locked
 from digitsum.tuning.report import best_of, state_of, write_report
@@ -197,13 +197,13 @@ def test_without_optuna_one_line_says_what_to_install(command, tmp_path, monkeyp
 def test_a_setting_is_the_same_on_the_command_line(value):
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", [word.replace("key", "+data.key") for word in words_of({"key": value})])
+        cfg = compose("train", [word.replace("key", "+data.key") for word in to_overrides({"key": value})])
     assert cfg.data.key == value
     assert type(cfg.data.key) is type(value) or value == 2.5e20
 
 
 def test_numbers_are_rounded_to_what_people_can_type():
-    (word,) = words_of({"model.lr": 0.0011781448719376517})
+    (word,) = to_overrides({"model.lr": 0.0011781448719376517})
     assert word == "model.lr=0.00117814"
 
 

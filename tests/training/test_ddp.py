@@ -17,9 +17,9 @@ import train
 from conftest import ROOT, TINY
 from test_resuming import assert_equal_runs
 
-from digitsum.cli.output_dirs import from_first, is_first, run_folder
+from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero, run_folder
 from digitsum.errors import InputError
-from digitsum.models.base import Answers
+from digitsum.models.base import Prediction
 from digitsum.models.module import SumModule
 
 TRAIN = str(ROOT / "scripts" / "train.py")
@@ -75,7 +75,7 @@ def test_two_processes_have_the_curve_and_the_figures_of_one(tmp_path, datasets_
     names = [{path.name.split(".")[0] for path in folder.rglob("*")} for folder in (two, tmp_path / "one")]
     assert names[0] == names[1]
     for text in (output, (two / "train.log").read_text()):
-        assert text.count("constant answer") == 1
+        assert text.count("mean baseline") == 1
         assert text.count("results go to") == 1
         assert "sync_dist" not in text
 
@@ -100,7 +100,7 @@ def test_two_processes_stopped_within_an_epoch_and_resumed_equal_two_that_torchr
     assert f"go on with: python scripts/train.py resume='{stopped}'" in output
     assert "Traceback" not in output
     states = torch.load(stopped / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["Resumable"]["processes"]
-    assert [state["half_way"] is not None for state in states] == [True, True]
+    assert [state["mid_epoch"] is not None for state in states] == [True, True]
     assert not torch.equal(states[0]["rng"], states[1]["rng"])  # dropout is not the same twice
 
     code, output = finish(start(f"resume='{stopped}'", f"outputs_dir={tmp_path}"))
@@ -196,17 +196,17 @@ def test_what_fails_in_the_first_process_fails_in_the_others(torchrun):
         raise InputError("no such data")
 
     with pytest.raises(InputError, match="no such data"):
-        from_first("data", fail)
+        from_rank_zero("data", fail)
     torchrun(1)
     with pytest.raises(InputError, match="the first process has failed"):
-        from_first("data", fail)
+        from_rank_zero("data", fail)
 
 
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"])
 def test_a_process_that_cannot_agree_on_a_folder_is_refused(monkeypatch, tmp_path, name):
-    assert is_first()
+    assert is_rank_zero()
     monkeypatch.setenv(name, "1")
-    assert not is_first()
+    assert not is_rank_zero()
     with pytest.raises(InputError, match=r"hydra\.run\.dir: expected a folder, the same for all"):
         run_folder(str(tmp_path), None)
 
@@ -215,12 +215,12 @@ def test_a_process_without_an_image_of_a_batch_has_answers_of_none_and_a_gradien
     module = SumModule("two_conv", (40, 60), {"conv1_channels": 2, "conv2_channels": 3, "hidden_units": 8})
     module._check_finite = lambda loss, batch_idx: None
     batch = {"images": torch.empty((0, 40, 60), dtype=torch.uint8), "sums": torch.empty(0, dtype=torch.int64)}
-    module.training_step(batch | {"share": 0.0}, 0).backward()
+    module.training_step(batch | {"loss_weight": 0.0}, 0).backward()
     assert all(torch.equal(parameter.grad, torch.zeros_like(parameter)) for parameter in module.parameters())
     assert len(module.validation_step(batch, 0)) == 0
-    answers = module.predict_step(batch, 0)
-    assert isinstance(answers, Answers)
-    assert len(answers.estimate) == 0
+    prediction = module.predict_step(batch, 0)
+    assert isinstance(prediction, Prediction)
+    assert len(prediction.estimate) == 0
 
 
 def test_a_part_of_a_batch_counts_by_its_share():
@@ -233,7 +233,7 @@ def test_a_part_of_a_batch_counts_by_its_share():
     sums = torch.from_numpy(rng.integers(0, 37, 5))
     whole = module.training_step({"images": images, "sums": sums}, 0)
     parts = [
-        module.training_step({"images": images[part], "sums": sums[part], "share": share}, 0)
+        module.training_step({"images": images[part], "sums": sums[part], "loss_weight": share}, 0)
         for part, share in ((slice(0, 3), 3 * 2 / 5), (slice(3, 5), 2 * 2 / 5))
     ]
     assert (sum(parts) / 2).item() == pytest.approx(whole.item(), rel=1e-5)

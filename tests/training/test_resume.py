@@ -374,7 +374,7 @@ def test_weights_alone_cannot_be_resumed(run, resume, tmp_path):
 
 def test_a_checkpoint_of_an_older_version_is_refused(tmp_path):
     with pytest.raises(InputError, match="an older version wrote it"):
-        Resumable(tmp_path / "last.ckpt", Signals()).load_state_dict({"rng": torch.get_rng_state(), "half_way": None})
+        Resumable(tmp_path / "last.ckpt", Signals()).load_state_dict({"rng": torch.get_rng_state(), "mid_epoch": None})
 
 
 def test_weights_are_left_as_safetensors_on_request(run, tmp_path):

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from digitsum.models.conv_pool import ConvPool
-from digitsum.models.registry import conv_pool
+from digitsum.models import fast_layers as conv_pool
+from digitsum.models.fast_layers import ConvPool
 
 
 def canvases(count, channels, height, width):

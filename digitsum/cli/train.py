@@ -1,0 +1,161 @@
+"""A training as a config describes it: checked, built, run, reported, and gone on with where it was stopped."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from digitsum.cli.build import build_datamodule, build_module, build_training, model_arguments
+from digitsum.cli.console import PROJECT, log, log_written
+from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero
+from digitsum.data.datamodule import ComposedData, SumDataModule
+from digitsum.errors import InputError
+from digitsum.evaluation.evaluate import metrics_table
+from digitsum.files import require_space, write_json, write_text
+from digitsum.models.checkpoints import read_checkpoint, save_safetensors
+from digitsum.models.module import SumModule
+from digitsum.models.reader import counts_of
+from digitsum.runs.environment import environment
+from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
+from digitsum.training.resume import trim_events
+from digitsum.training.run import count_parameters, train
+from digitsum.training.signals import Signals
+
+
+def run(
+    cfg: DictConfig, signals: Signals, *, in_sweep: bool, hparams: dict[str, Any], callbacks: Sequence[L.Callback] = ()
+) -> float | None:
+    """Train one model as `cfg` says, with `callbacks` beside its own; the test set is left alone in a sweep."""
+    if not 0 <= cfg.seed < 2**32:
+        raise InputError(f"seed: expected 0 to {2**32 - 1}, got {cfg.seed}")
+    run_dir = Path(cfg.run_dir)
+    if cfg.resume is not None and is_finished(cfg, run_dir):
+        if in_sweep:
+            return best_score(run_dir, cfg.monitor)
+        print(f"{run_dir} is finished; give it a new end with trainer.max_epochs=N")
+        return None
+    arguments = model_arguments(cfg)
+    datamodule = build_datamodule(cfg)
+    check_counts(arguments, datamodule)
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    trainer = build_training(cfg, signals, in_sweep=in_sweep, callbacks=callbacks)
+    from_rank_zero("data", lambda: str(datamodule.folder))
+    datamodule.prepare_data()
+    datamodule.setup()
+    module = build_module(arguments, datamodule)
+    ckpt_path = restore(run_dir) if cfg.resume is not None else None
+    if cfg.resume is None and cfg.init_from is not None:
+        copy_weights(Path(cfg.init_from), module)
+
+    if cfg.compile:
+        module.net.compile()
+    if is_rank_zero():
+        write_text(run_dir / CONFIG_FILE, yaml.safe_dump(OmegaConf.to_container(cfg, resolve=True), sort_keys=False))
+        write_json(run_dir / "environment.json", environment(Path(PROJECT)))
+        # best, last and the one being written: weights and Adam's two means, in float32
+        require_space(run_dir, 3 * 12 * count_parameters(module) + 2**24, "checkpoints")
+    sizes = ", ".join(f"{len(split):,} {name}" for name, split in datamodule.splits.items())
+    height, width = datamodule.image_size
+    log.info("data: %s images of %dx%d", sizes, height, width)
+    log.info("model: %s, %s parameters", arguments["network"], f"{count_parameters(module):,}")
+    log.info("device: %s, %d in all", trainer.strategy.root_device, trainer.num_devices * trainer.num_nodes)
+    log.info("results go to %s", run_dir)
+
+    test = cfg.test and not in_sweep
+    try:
+        score, results = train(trainer, module, datamodule, run_dir, test=test, hparams=hparams, ckpt_path=ckpt_path)
+    except torch._dynamo.exc.TorchDynamoException as error:  # no compiler on this machine, say
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"compile: the network cannot be compiled here ({reason}); leave compile=true out") from error
+    if not is_rank_zero():
+        return None
+    if cfg.safetensors:
+        save_safetensors(module, run_dir / "best.safetensors")
+
+    log.info("\nBest checkpoint, last epoch and the mean baseline (%.2f), in evaluation mode:", module.train_mean)
+    log.info("%s\n", metrics_table(results))
+    log_written(run_dir)
+    log.info("\nnext:")
+    if score is not None:
+        log.info("  python scripts/predict.py ckpt_path='%s'", run_dir / BEST_CHECKPOINT)
+    log.info("  tensorboard --logdir '%s'", cfg.outputs_dir)
+    return score
+
+
+def check_counts(arguments: dict[str, Any], datamodule: SumDataModule) -> None:
+    """A reader must not be told of fewer or more digits than the canvases that are composed for it hold."""
+    told = arguments["options"].get("num_digits")
+    if told is None or not isinstance(datamodule.data, ComposedData):
+        return
+    counts, (least, most) = counts_of(told), datamodule.data.layout.digit_range
+    assert counts.most is not None
+    if not counts.least <= least <= most <= counts.most:
+        held = str(least) if least == most else f"[{least},{most}]"
+        raise InputError(
+            f"model.num_digits={told}: the canvases hold {held} digits; set model.num_digits={held}, or null where "
+            "that is unknown"
+        )
+
+
+def check_same(cfg: DictConfig, run_dir: Path) -> None:
+    """A job's folder must be of the same job when a sweep is given again."""
+    recorded: dict[Any, Any] = read_config(run_dir)
+    given: Any = OmegaConf.to_container(cfg, resolve=True)
+    for key in given.keys() - {"resume", "debug"}:
+        if recorded.get(key) != given[key]:
+            raise InputError(
+                f"{run_dir}: expected a job of this sweep, found one with another {key}; give the command of that "
+                "sweep, or leave hydra.sweep.dir out"
+            )
+
+
+def best_score(run_dir: Path, monitor: str) -> float | None:
+    """The best value of a finished run's monitored metric."""
+    with (run_dir / "history.csv").open(encoding="utf-8", newline="") as file:
+        values = [float(row[monitor]) for row in csv.DictReader(file) if row.get(monitor)]
+    return min(values, default=None)
+
+
+def is_finished(cfg: DictConfig, run_dir: Path) -> bool:
+    """Whether a run to resume has reached the end that `cfg` gives it."""
+    planned = read_config(run_dir)["trainer"].get("max_epochs")
+    if cfg.trainer.max_epochs != planned and cfg.model.schedule != "constant":
+        raise InputError(
+            f"trainer.max_epochs: model.schedule={cfg.model.schedule} was laid out for {planned} epochs and cannot be "
+            "made longer; start a new run with init_from=CHECKPOINT"
+        )
+    return (run_dir / METRICS_FILE).is_file() and cfg.trainer.max_epochs == planned
+
+
+def restore(run_dir: Path) -> Path | None:
+    """Bring a run's folder to the moment of its last checkpoint; returns that, or None where there is none yet."""
+    path = run_dir / LAST_CHECKPOINT
+    step = -1
+    if path.is_file():
+        checkpoint = read_checkpoint(path)
+        if not {"global_step", "loops", "optimizer_states", "callbacks"} <= checkpoint.keys():
+            raise InputError(f"{path}: expected a checkpoint to resume from, found weights alone; use init_from")
+        step = int(checkpoint["global_step"])
+        log.info("resuming after step %d", step)
+    else:
+        log.info("no checkpoint yet: from the beginning")
+    if is_rank_zero():
+        (run_dir / METRICS_FILE).unlink(missing_ok=True)  # not finished any more
+        trim_events(run_dir, step)
+    return path if step >= 0 else None
+
+
+def copy_weights(path: Path, module: SumModule) -> None:
+    """Start `module` from the weights of a checkpoint of the same network."""
+    try:
+        module.load_state_dict(read_checkpoint(path)["state_dict"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"init_from: the weights of {path} do not fit this network and image size; "
+            "give the options that it was trained with"
+        ) from error
