@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 import torch
 import torch.nn.functional as F
 
+from digitsum.data.pixels import as_float
 from digitsum.errors import InputError
 
 _NODE_SPACING = 4  # pixels between the nodes from which the way of each pixel is interpolated: a quarter of the cost
@@ -51,7 +52,7 @@ class Augmentation:
         """
         count, height, width = images.shape
         device = images.device
-        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        images = as_float(images)
 
         def uniform(largest: float) -> torch.Tensor:
             return torch.empty((count, 1, 1), device=device).uniform_(-largest, largest)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from digitsum.data.pixels import as_float
 from digitsum.errors import InputError
 from digitsum.models.base import DigitSequence, Prediction
 from digitsum.models.lattice import BLANK, SYMBOLS, Counts
@@ -130,9 +131,7 @@ class Reader(nn.Module):
             raise InputError(
                 f"expected images of at most {_MOST_WIDTH:,} pixels in width, got {images.shape[2]:,}; cut them"
             )
-        x = images.unsqueeze(1).to(self.conv1.weight.dtype)
-        if images.dtype == torch.uint8:
-            x = x / 255
+        x = as_float(images, self.conv1.weight.dtype).unsqueeze(1)
         if self.training or self.tta == 1:
             return self._symbols(x).unsqueeze(1)
         # one column more in each view, so that all are of one length

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from digitsum.data.pixels import as_float
 from digitsum.errors import InputError
 from digitsum.models.base import Prediction
 from digitsum.models.fast_layers import ConvPool, Dropout
@@ -100,9 +101,7 @@ class TwoConv(nn.Module):
         Returns:
             `(N,)` float, the sums as real numbers.
         """
-        x = images[:, : self._seen[0], : self._seen[1]].unsqueeze(1)
-        if x.dtype == torch.uint8:
-            x = x.to(self.conv1.weight.dtype) / 255
+        x = as_float(images[:, : self._seen[0], : self._seen[1]], self.conv1.weight.dtype).unsqueeze(1)
         x = self.conv2(self.conv1(x))
         # channels last is how the features lie in memory: flattened in this order nothing is copied
         x = self.conv_dropout(x.permute(0, 2, 3, 1).flatten(1))
