@@ -1,5 +1,7 @@
 """Fixtures that several tests share."""
 
+import copy
+import json
 import logging
 import os
 import sys
@@ -7,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 from digitsum.cli import console
@@ -97,4 +100,40 @@ def trained(outputs, datasets_dir, words):
     train.run(cfg, Signals(), in_sweep=False, hparams={"seed": 0})
     if seeded is None:
         os.environ.pop("PL_GLOBAL_SEED", None)
+    return folder
+
+
+RECORDED_CONFIG = {
+    "data": {"num_train": 40, "datasets_dir": "/somewhere", "batch_size": 16},
+    "model": {"hidden_units": 8, "lr": 0.001, "network": "two_conv"},
+    "trainer": {"_target_": "lightning.pytorch.Trainer", "max_epochs": 3},
+    "callbacks": {"checkpoint": {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/x"}},
+    "logger": {"_target_": "lightning.pytorch.loggers.TensorBoardLogger", "save_dir": "/x"},
+    "seed": 0,
+    "run_dir": "/x",
+}
+
+
+def metrics_row(mae):
+    return {"mae": mae, "mse": mae**2 + 1, "within_5": 1 / (1 + mae), "exact": 1 / (2 + mae), "count": 20}
+
+
+def fake_run(folder, mae=2.0, *, curve=None, **settings):
+    """A run's folder as scripts/train.py leaves it, without checkpoints; settings as `model__lr=0.1`."""
+    config = copy.deepcopy(RECORDED_CONFIG)
+    config["callbacks"]["checkpoint"]["dirpath"] = config["run_dir"] = str(folder)
+    for name, value in settings.items():
+        *groups, key = name.split("__")
+        node = config
+        for group in groups:
+            node = node.setdefault(group, {})
+        node[key] = value
+    folder.mkdir(parents=True)
+    curve = [3 * mae, 2 * mae, mae] if curve is None else curve
+    rows = [f"{epoch},{3 * epoch},{error}\n" for epoch, error in enumerate(curve, 1)]
+    (folder / "history.csv").write_text("epoch,step,val/mae\n" + "".join(rows))
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    speeds = [{"train_images_per_second": speed} for speed in (100.0, 500.0, 520.0)]
+    (folder / "timing.json").write_text(json.dumps({"fit_seconds": 12.5, "epochs": speeds}))
+    (folder / "metrics.json").write_text(json.dumps({"val": {"model": metrics_row(mae)}}))
     return folder

@@ -76,7 +76,7 @@ def test_a_folder_is_no_checkpoint(tmp_path):
         load_model(tmp_path)
 
 
-@pytest.mark.parametrize("loss_weight", [0.01, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
 def test_a_checkpoint_cut_short_is_refused(checkpoint, tmp_path, share):
     content = checkpoint.read_bytes()
     (tmp_path / "cut.ckpt").write_bytes(content[: int(len(content) * share)])

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import fake_run, metrics_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
-from test_compare import fake_run, metrics_row
 
 from digitsum.errors import InputError
 from digitsum.figures import BLUE, GREY, ORANGE

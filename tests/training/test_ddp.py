@@ -15,7 +15,7 @@ import pytest
 import torch
 import train
 from conftest import ROOT, TINY
-from test_resuming import assert_equal_runs
+from test_resume import assert_equal_runs
 
 from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero, run_folder
 from digitsum.errors import InputError
