@@ -24,7 +24,7 @@ class DigitSequence:
         """Each image's digits as a string.
 
         Example:
-            >>> Reading(torch.tensor([[4, 0, 7], [1, -1, -1]]), torch.zeros(2, 3)).texts()
+            >>> DigitSequence(torch.tensor([[4, 0, 7], [1, -1, -1]]), torch.zeros(2, 3)).texts()
             ['407', '1']
         """
         return ["".join(str(digit) for digit in row if digit >= 0) for row in self.digits.tolist()]

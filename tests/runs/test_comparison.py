@@ -238,7 +238,7 @@ def test_numbers_that_are_spaced_so_have_a_logarithmic_axis():
     assert not scale_of(["0.1", "0.2"]).log
     scale = scale_of(["0.001", "0.1", "0.01"])
     assert scale.ticks == [0.001, 0.01, 0.1]
-    assert np.allclose(scale.to_unit(scale.positions), [0, 1, 0.5])
+    assert np.allclose(scale.to_unit(scale.places), [0, 1, 0.5])
     assert scale_of(["3000", "24000", "12000", "6000"]).labels == ["3000", "6000", "12000", "24000"]
 
 
@@ -254,7 +254,7 @@ def test_what_no_axis_of_numbers_could_show_becomes_categories(values, order):
     scale = scale_of(values)
     assert scale.categories
     assert list(scale.labels) == order
-    assert [order[int(place)] for place in scale.positions] == values
+    assert [order[int(place)] for place in scale.places] == values
 
 
 def curve(*errors):
