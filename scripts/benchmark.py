@@ -93,7 +93,7 @@ def main() -> None:
     from digitsum.runs.environment import environment
 
     labels = {name: label for name, (label, _) in ROWS.items()}
-    report = Report(found, labels, arguments.accelerator, environment(Path(PROJECT)))
+    report = Report(found, labels, arguments.accelerator, environment())
     print(report.text())
     folder = benchmarks / datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     report.write(folder)

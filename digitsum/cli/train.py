@@ -11,7 +11,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from digitsum.cli.build import build_datamodule, build_module, build_training, model_arguments
-from digitsum.cli.console import PROJECT, log, log_written
+from digitsum.cli.console import log, log_written
 from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero
 from digitsum.data.datamodule import ComposedData, SumDataModule
 from digitsum.errors import InputError
@@ -56,7 +56,7 @@ def run(
         module.net.compile()
     if is_rank_zero():
         write_text(run_dir / CONFIG_FILE, yaml.safe_dump(OmegaConf.to_container(cfg, resolve=True), sort_keys=False))
-        write_json(run_dir / "environment.json", environment(Path(PROJECT)))
+        write_json(run_dir / "environment.json", environment())
         # best, last and the one being written: weights and Adam's two means, in float32
         require_space(run_dir, 3 * 12 * count_parameters(module) + 2**24, "checkpoints")
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in datamodule.splits.items())

@@ -9,8 +9,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import digitsum
+
+_PACKAGE = Path(digitsum.__file__).resolve().parent
 _PACKAGES = (
-    "digitsum",
     "torch",
     "torchvision",
     "lightning",
@@ -22,15 +24,15 @@ _PACKAGES = (
 )
 
 
-def environment(project: Path) -> dict[str, Any]:
-    """What a figure depends on beside its config: command, versions, git commit of `project`, and the machine."""
+def environment() -> dict[str, Any]:
+    """What a figure depends on beside its config: command, the code that was imported, versions, and the machine."""
     import torch  # here, because what only writes figures starts seconds earlier without it
 
     return {
         "command": shlex.join(["python", *sys.argv]),
-        "git": _git_state(project),
+        "code": {"folder": str(_PACKAGE), **(_git_state(_PACKAGE.parent) or {"commit": None, "modified": None})},
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {"digitsum": digitsum.__version__, **{name: version(name) for name in _PACKAGES}},
         "machine": {
             "platform": platform.platform(),
             "processor": _processor(),
@@ -42,12 +44,21 @@ def environment(project: Path) -> dict[str, Any]:
 
 
 def _git_state(project: Path) -> dict[str, Any] | None:
-    """The commit and whether files differ from it; None outside a git checkout or without git."""
+    """The commit of `project` and whether its files differ from it; None where git does not keep this very package.
+
+    An unpacked archive may lie inside another repository, and a hook sets GIT_DIR to the one that it runs in.
+    """
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=project, capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(project), *words]
+        return subprocess.run(command, env=clean, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        top = git("rev-parse", "--show-toplevel")
+        git("ls-files", "--error-unmatch", "--", str(_PACKAGE / "__init__.py"))
+        if not Path(top).samefile(project):
+            return None
         return {"commit": git("rev-parse", "HEAD"), "modified": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return None
