@@ -40,6 +40,7 @@ from digitsum.models.module import OptimizerSettings, SumModule
 from digitsum.models.registry import NETWORKS
 from digitsum.runs.locate import LAST_CHECKPOINT
 from digitsum.training.callbacks import EpochTimer, MetricsHistory
+from digitsum.training.precision import native_precision
 from digitsum.training.resume import Resumable
 from digitsum.training.signals import Signals
 
@@ -134,6 +135,8 @@ def build_trainer(cfg: DictConfig, *, several: bool = False, **more: Any) -> L.T
     # instantiate() would leave interpolations and typed nodes inside
     arguments = OmegaConf.to_container(cfg.trainer, resolve=True)
     assert isinstance(arguments, dict)
+    if arguments["precision"] == "auto":
+        arguments["precision"] = native_precision(arguments["accelerator"])
     if arguments["enable_progress_bar"] is not False:
         # into a file the bar writes a line each time, and of a GPU it reads the loss: seldom, then
         device = cfg.trainer.accelerator != "cpu" and torch.accelerator.is_available()

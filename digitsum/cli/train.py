@@ -22,6 +22,7 @@ from digitsum.models.module import SumModule
 from digitsum.models.reader import counts_of
 from digitsum.runs.environment import environment
 from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
+from digitsum.training.precision import native_precision
 from digitsum.training.resume import trim_events
 from digitsum.training.run import count_parameters, train
 from digitsum.training.signals import Signals
@@ -34,6 +35,8 @@ def run(
     if not 0 <= cfg.seed < 2**32:
         raise InputError(f"seed: expected 0 to {2**32 - 1}, got {cfg.seed}")
     run_dir = Path(cfg.run_dir)
+    if cfg.trainer.precision == "auto":  # recorded as what it is here, so that it stays so wherever the run goes on
+        cfg.trainer.precision = native_precision(cfg.trainer.accelerator)
     if cfg.resume is not None and is_finished(cfg, run_dir):
         if in_sweep:
             return best_score(run_dir, cfg.monitor)
@@ -63,7 +66,8 @@ def run(
     height, width = datamodule.image_size
     log.info("data: %s images of %dx%d", sizes, height, width)
     log.info("model: %s, %s parameters", arguments["network"], f"{count_parameters(module):,}")
-    log.info("device: %s, %d in all", trainer.strategy.root_device, trainer.num_devices * trainer.num_nodes)
+    devices = trainer.num_devices * trainer.num_nodes
+    log.info("device: %s, %d in all; precision: %s", trainer.strategy.root_device, devices, trainer.precision)
     log.info("results go to %s", run_dir)
 
     test = cfg.test and not in_sweep
@@ -106,6 +110,8 @@ def check_same(cfg: DictConfig, run_dir: Path) -> None:
     """A job's folder must be of the same job when a sweep is given again."""
     recorded: dict[Any, Any] = read_config(run_dir)
     given: Any = OmegaConf.to_container(cfg, resolve=True)
+    if given["trainer"]["precision"] == "auto":  # what it was, on whatever machine
+        cfg.trainer.precision = given["trainer"]["precision"] = recorded["trainer"]["precision"]
     for key in given.keys() - {"resume", "debug"}:
         if recorded.get(key) != given[key]:
             raise InputError(
