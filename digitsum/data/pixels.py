@@ -1,6 +1,10 @@
-"""Pixels: what an image's numbers mean, whatever type they have."""
+"""Pixels: what an image's numbers mean, whatever type they have, and what is no image."""
+
+from typing import Any
 
 import torch
+
+from digitsum.errors import InputError
 
 
 def as_float(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -12,3 +16,43 @@ def as_float(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.
     """
     floats = images.to(dtype)
     return floats / 255 if images.dtype == torch.uint8 else floats
+
+
+def checked_images(images: Any, image_size: tuple[int, int], *, variable_width: bool = False) -> torch.Tensor:
+    """Somebody's images as a network takes them: `(N, H, W)`, uint8 in 0..255 or float32 in [0, 1].
+
+    Args:
+        images: a tensor or array of that shape; other whole numbers in 0..255 become uint8, other floats float32.
+        image_size: `(H, W)` that the network was trained on.
+        variable_width: whether it reads other widths than `W`.
+
+    Raises:
+        InputError: another shape or type, float pixels outside of [0, 1] or not finite, whole ones outside of 0..255,
+            or of no other value than 0 and 1, which are all but black.
+
+    Example:
+        >>> checked_images(torch.full((1, 2, 2), 0.5, dtype=torch.float64), (2, 2)).dtype
+        torch.float32
+    """
+    try:
+        images = torch.as_tensor(images)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"images: expected a tensor or an array of numbers, got {type(images).__name__}") from error
+    height, width = image_size
+    expected = f"(N, {height}, W)" if variable_width else f"(N, {height}, {width})"
+    if images.ndim != 3 or images.shape[1] != height or (images.shape[2] != width and not variable_width):
+        raise InputError(f"images: expected shape {expected}, got {tuple(images.shape)}; crop or pad them")
+    if images.is_complex() or images.dtype == torch.bool:
+        raise InputError(f"images: expected uint8 in 0..255 or float in [0, 1], got {images.dtype}")
+    if not images.numel():
+        return images.to(torch.uint8)
+    low, high = (value.item() for value in images.aminmax())
+    if images.is_floating_point():
+        if not (low >= 0 and high <= 1):  # false for NaN as well
+            raise InputError(f"images: expected float pixels in [0, 1], got {low:g} to {high:g}; divide them by 255?")
+        return images.float()
+    if low < 0 or high > 255:
+        raise InputError(f"images: expected whole pixels in 0..255, got {low} to {high}")
+    if high == 1:
+        raise InputError("images: expected whole pixels in 0..255, got nothing but 0 and 1; multiply them by 255")
+    return images.to(torch.uint8)
