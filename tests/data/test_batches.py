@@ -2,11 +2,12 @@
 
 from itertools import chain, islice
 
+import numpy as np
 import pytest
 import torch
 
 import digitsum.data.batches
-from digitsum.data.batches import Batches, on_device
+from digitsum.data.batches import BLOCK, WINDOW, Batches, block_order, full_order, on_device
 from digitsum.data.shards import MemmapImages, SumDataset
 
 NUM_IMAGES, BATCH_SIZE, NUM_BATCHES = 11, 4, 3
@@ -331,3 +332,39 @@ def test_batches_on_a_device_go_on_where_those_from_the_disk_stopped(arrays):
     resumed = Batches(arrays, BATCH_SIZE, 0, device_cache=on_device(arrays, torch.device("cpu")))
     resumed.load_state_dict(stopped.state_dict())
     assert order(resumed) == order(Batches(arrays, BATCH_SIZE, 0))[1:]
+
+
+# --- orders
+
+
+both = pytest.mark.parametrize("shuffled", [full_order, block_order])
+
+
+@both
+@pytest.mark.parametrize("count", [1, BLOCK - 1, BLOCK, BLOCK + 1, WINDOW, 3 * WINDOW + 5])
+def test_every_place_comes_once(shuffled, count):
+    order = shuffled(count, 0, 0)
+    assert order.dtype == np.int64
+    assert np.array_equal(np.sort(order), np.arange(count))
+
+
+@both
+def test_seed_and_epoch_fix_the_order(shuffled):
+    orders = {(seed, epoch): shuffled(5_000, seed, epoch).tolist() for seed in range(3) for epoch in range(3)}
+    assert shuffled(5_000, 1, 2).tolist() == orders[1, 2]
+    assert len(set(map(tuple, orders.values()))) == 9
+
+
+def test_a_window_of_the_block_order_is_of_few_blocks_from_anywhere():
+    order = block_order(10 * WINDOW + 5, 0, 0)
+    for start in range(0, 10 * WINDOW, WINDOW):
+        blocks = np.unique(order[start : start + WINDOW] // BLOCK)
+        assert len(blocks) <= WINDOW // BLOCK + 1  # one more where the short last block shifted the rest
+        assert np.ptp(blocks) > 2 * WINDOW // BLOCK
+
+
+def test_a_window_of_the_block_order_is_shuffled_throughout():
+    window = block_order(4 * WINDOW, 0, 0)[:WINDOW]
+    assert all(len(np.unique(part // BLOCK)) > 12 for part in np.array_split(window, WINDOW // 64))
+    places = np.argsort(np.argsort(window))
+    assert abs(np.corrcoef(places, np.arange(WINDOW))[0, 1]) < 0.05
