@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from digitsum.data.datamodule import ArraysData, ComposedData, SumDataModule
 from digitsum.errors import InputError
 from digitsum.models.checkpoints import WholeCheckpointIO
 from digitsum.models.module import OptimizerSettings, SumModule
-from digitsum.models.registry import NETWORKS
+from digitsum.models.registry import NETWORKS, network_settings
 from digitsum.runs.locate import LAST_CHECKPOINT
 from digitsum.training.callbacks import EpochTimer, MetricsHistory
 from digitsum.training.precision import native_precision
@@ -58,7 +57,7 @@ def register() -> None:
     store(group="trainer/schema", name="trainer", node=TrainerSettings)
     store(group="callbacks/schema", name="checkpoint", node=CheckpointSettings)
     store(group="callbacks/schema", name="early_stopping", node=EarlyStoppingSettings)
-    store(group="callbacks/schema", name="pictures", node=PredictionLoggerSettings)
+    store(group="callbacks/schema", name="prediction_logger", node=PredictionLoggerSettings)
     store(group="logger/schema", name="tensorboard", node=TensorBoardSettings)
     store(group="logger/schema", name="csv", node=CSVSettings)
     OmegaConf.register_new_resolver("project_root", lambda: PROJECT, replace=True)
@@ -93,16 +92,29 @@ def composing_bar(data: ArraysData | ComposedData) -> ComposingBar | None:
 
 
 def model_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """The arguments of `SumModule` that a config holds, checked before anything is built.
+    """The arguments of `SumModule` that a config holds: a network's name, its settings and the optimiser's.
 
     Raises:
         InputError: a value out of range.
     """
-    values = asdict(settings_of(cfg.model))
-    name = values.pop("network")
+    values: Any = OmegaConf.to_container(cfg.model, resolve=True, throw_on_missing=True)
+    network = values.pop("network")
     optimizer = {key: values.pop(key) for key in OptimizerSettings.__dataclass_fields__}
-    NETWORKS[name][1](**values)
-    return {"network": name, "options": values, "optimizer": optimizer}
+    return {
+        "network": network,
+        "settings": network_settings(network, values),
+        "optimizer": OptimizerSettings(**optimizer),
+    }
+
+
+def check_data(arguments: dict[str, Any], datamodule: SumDataModule) -> None:
+    """Refuse data that the network's settings contradict, before anything is composed or read.
+
+    Raises:
+        InputError: see `NetworkSettings.check_num_digits`.
+    """
+    if isinstance(datamodule.data, ComposedData):
+        arguments["settings"].check_num_digits(*datamodule.data.layout.digit_range)
 
 
 def build_module(arguments: dict[str, Any], datamodule: SumDataModule) -> SumModule:

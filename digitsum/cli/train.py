@@ -10,16 +10,14 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from digitsum.cli.build import build_datamodule, build_module, build_training, model_arguments
+from digitsum.cli.build import build_datamodule, build_module, build_training, check_data, model_arguments
 from digitsum.cli.console import log, log_written
 from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero
-from digitsum.data.datamodule import ComposedData, SumDataModule
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import metrics_table
 from digitsum.files import require_space, write_json, write_text
 from digitsum.models.checkpoints import read_checkpoint, save_safetensors
 from digitsum.models.module import SumModule
-from digitsum.models.reader import counts_of
 from digitsum.runs.environment import environment
 from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
 from digitsum.training.precision import native_precision
@@ -44,7 +42,7 @@ def run(
         return None
     arguments = model_arguments(cfg)
     datamodule = build_datamodule(cfg)
-    check_counts(arguments, datamodule)
+    check_data(arguments, datamodule)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer = build_training(cfg, signals, in_sweep=in_sweep, callbacks=callbacks)
     from_rank_zero("data", lambda: str(datamodule.folder))
@@ -89,21 +87,6 @@ def run(
         log.info("  python scripts/predict.py ckpt_path='%s'", run_dir / BEST_CHECKPOINT)
     log.info("  tensorboard --logdir '%s'", cfg.outputs_dir)
     return score
-
-
-def check_counts(arguments: dict[str, Any], datamodule: SumDataModule) -> None:
-    """A reader must not be told of fewer or more digits than the canvases that are composed for it hold."""
-    told = arguments["options"].get("num_digits")
-    if told is None or not isinstance(datamodule.data, ComposedData):
-        return
-    counts, (least, most) = counts_of(told), datamodule.data.layout.digit_range
-    assert counts.most is not None
-    if not counts.least <= least <= most <= counts.most:
-        held = str(least) if least == most else f"[{least},{most}]"
-        raise InputError(
-            f"model.num_digits={told}: the canvases hold {held} digits; set model.num_digits={held}, or null where "
-            "that is unknown"
-        )
 
 
 def check_same(cfg: DictConfig, run_dir: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every network offers, and what it says about images: a sum, and from some its distribution and the digits."""
+"""What every network offers, and what it predicts of images: a sum, and some also its distribution and the digits."""
 
 import functools
 from collections.abc import Callable
@@ -36,8 +36,9 @@ class Prediction:
 
     Attributes:
         estimate: `(N,)` float, the best single answer; the most probable sum where there is a distribution.
-        probs: `(N, S)` float32, the probability of each sum from 0 on, adding up to 1; None from other networks.
-        read: reads the digits given the estimate, when they are asked for; None likewise.
+        probs: `(N, S)` float32, the probability of each sum from 0 on, adding up to 1; None from a network that does
+            not predict digits.
+        read: reads the digits given the estimate, when they are asked for; None where `probs` is.
     """
 
     estimate: torch.Tensor
@@ -51,10 +52,25 @@ class Prediction:
         return self.read()
 
 
+@dataclass
+class NetworkSettings:
+    """What a network is made from besides the size of the images: its own are a subclass of plain values with defaults.
+
+    Values out of range are refused when it is made, by `__post_init__`.
+    """
+
+    def check_num_digits(self, fewest: int, most: int) -> None:
+        """Refuse training images that have `fewest` to `most` digits each. Most networks take any.
+
+        Raises:
+            InputError: the settings contradict these numbers.
+        """
+
+
 class Network(Protocol):
     """What a network offers; `digitsum.models.module` asks for no more.
 
-    It is a `torch.nn.Module` made from `(image_size, **options)`, where `options` are the fields of its settings.
+    It is a `torch.nn.Module` made from `(image_size, settings)`.
 
     Attributes:
         variable_width: whether it reads images that are wider or narrower than those that it was made for.
@@ -80,11 +96,11 @@ class Network(Protocol):
         """From now on answer otherwise than the network was trained to, as far as it can.
 
         Args:
-            options: `num_digits`, how many digits the images hold: a number, a range `[least, most]`, or None for
-                unknown; `tta`, over how many shifted copies of an image to average.
+            options: `num_digits`, how many digits the images hold: a number, a range `[min, max]`, or None for unknown;
+                `tta`, over how many shifted copies of an image to average (test-time augmentation).
 
         Raises:
-            InputError: an option that the network does not have, or its value is out of range.
+            InputError: the network has no such option, or its value is out of range.
         """
 
 

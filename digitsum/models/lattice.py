@@ -1,21 +1,21 @@
-"""The states of a sum while columns are read: how many digits so far, and what they add up to."""
+"""The states of a sum while frames are read: how many digits so far, and what they add up to."""
 
 from dataclasses import dataclass
 
 import torch
 
 BLANK = 10
-"""The symbol behind the digits 0 to 9."""
+"""The class behind those of the digits 0 to 9."""
 
-SYMBOLS = 11
+NUM_CLASSES = 11
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How many digits there are: from `least` to `most`, or any number where `most` is None."""
+    """How many digits there may be: from `min` to `max`, or any number where `max` is None."""
 
-    least: int
-    most: int | None
+    min: int
+    max: int | None
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Lattice:
 
     Attributes:
         offsets: where each layer begins.
-        before: `(N or 1, 11, P)` int64, from which place a symbol leads to each place; blank stays where it is.
-        after: `(N or 1, 11, P)` int64, to which place a symbol leads from each place.
-        origin: `(N or 1, P)` bool, the place without digits.
+        predecessors: `(N or 1, 11, P)` int64, from which place a class leads to each place; blank stays where it is.
+        successors: `(N or 1, 11, P)` int64, to which place a class leads from each place.
+        initial: `(N or 1, P)` bool, the place without digits.
         final: `(N or 1, P)` bool, the places that are asked for.
     """
 
@@ -40,36 +40,36 @@ class Lattice:
 
     def start(self, log_probs: torch.Tensor) -> torch.Tensor:
         """`(N, 11, P)` probabilities: nothing read yet, as after a blank."""
-        alpha = log_probs.new_zeros((len(log_probs), SYMBOLS, self.initial.shape[1]))
+        alpha = log_probs.new_zeros((len(log_probs), NUM_CLASSES, self.initial.shape[1]))
         alpha[:, BLANK] = self.initial
         return alpha
 
 
-def reachable_states(sums: torch.Tensor, counts: Counts, columns: int) -> Lattice:
+def reachable_states(sums: torch.Tensor, counts: Counts, num_frames: int) -> Lattice:
     """The states from which each image's own sum can still be reached: a fraction of all."""
-    if counts.most is None:
-        largest = min(int(sums.max()), 9 * columns)  # no path has a sum beyond: no state is asked for
+    if counts.max is None:
+        largest = min(int(sums.max()), 9 * num_frames)  # no path has a sum beyond: no state is asked for
         return _lattice(torch.zeros_like(sums)[:, None], [largest + 1], sums, counts)
-    most = min(counts.most, columns)  # there are no more digits than columns
-    layers = torch.arange(most + 1, device=sums.device)
-    base = (sums[:, None] - 9 * (most - layers)).clamp_min(0)
-    return _lattice(base, [9 * min(c, most - c) + 1 for c in range(most)] + [1], sums, counts)
+    max_digits = min(counts.max, num_frames)  # there are no more digits than frames
+    layers = torch.arange(max_digits + 1, device=sums.device)
+    base = (sums[:, None] - 9 * (max_digits - layers)).clamp_min(0)
+    return _lattice(base, [9 * min(c, max_digits - c) + 1 for c in range(max_digits)] + [1], sums, counts)
 
 
-def all_states(columns: int, counts: Counts, device: torch.device) -> Lattice:
-    """All states that `columns` can reach."""
+def all_states(num_frames: int, counts: Counts, device: torch.device) -> Lattice:
+    """All states that `num_frames` can reach."""
     nothing = torch.zeros(1, dtype=torch.int64, device=device)
-    if counts.most is None:
-        return _lattice(nothing[:, None], [9 * columns + 1], nothing, counts)
-    most = min(counts.most, columns)
-    base = torch.zeros((1, most + 1), dtype=torch.int64, device=device)
-    return _lattice(base, [9 * c + 1 for c in range(most + 1)], nothing, counts)
+    if counts.max is None:
+        return _lattice(nothing[:, None], [9 * num_frames + 1], nothing, counts)
+    max_digits = min(counts.max, num_frames)
+    base = torch.zeros((1, max_digits + 1), dtype=torch.int64, device=device)
+    return _lattice(base, [9 * c + 1 for c in range(max_digits + 1)], nothing, counts)
 
 
 def _lattice(base: torch.Tensor, widths: list[int], sums: torch.Tensor, counts: Counts) -> Lattice:
     """The lattice whose layer `c` holds the sums from `base[:, c]` on, `widths[c]` of them."""
     device = base.device
-    step = 0 if counts.most is None else 1
+    step = 0 if counts.max is None else 1
     width = torch.tensor(widths, device=device)
     offset = width.cumsum(0) - width
     places = int(width.sum())
@@ -90,13 +90,13 @@ def _lattice(base: torch.Tensor, widths: list[int], sums: torch.Tensor, counts: 
 
     wanted = total == sums[:, None]
     if step:
-        wanted = wanted & (layer >= counts.least)
+        wanted = wanted & (layer >= counts.min)
     nowhere = torch.zeros_like(wanted[:, :1])
     initial = ((total == 0) & (layer == 0)).expand_as(wanted)
     return Lattice(
         offset.tolist(),
-        neighbour(-1),
-        neighbour(1),
-        torch.cat([initial, nowhere], dim=1),
-        torch.cat([wanted, nowhere], dim=1),
+        predecessors=neighbour(-1),
+        successors=neighbour(1),
+        initial=torch.cat([initial, nowhere], dim=1),
+        final=torch.cat([wanted, nowhere], dim=1),
     )

@@ -1,7 +1,6 @@
 """The LightningModule: stages, logging and optimiser, written once for every network."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import lightning as L
 import torch
@@ -11,8 +10,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from digitsum.data.batches import Batch
 from digitsum.errors import InputError
 from digitsum.metrics import StageMetrics
-from digitsum.models.base import Prediction
-from digitsum.models.registry import build_network
+from digitsum.models.base import NetworkSettings, Prediction
+from digitsum.models.registry import NETWORKS, network_settings
 
 SCHEDULES = ("constant", "one_cycle", "cosine")
 
@@ -67,34 +66,35 @@ class SumModule(L.LightningModule):
     Args:
         network: short name of the network, a key of `digitsum.models.registry.NETWORKS`.
         image_size: `(H, W)` of the images.
-        options: the network's options, plain values.
-        optimizer: fields of `OptimizerSettings`.
+        settings: the network's own.
+        optimizer: those of the optimiser.
         train_mean: the mean of the training sums: the mean baseline that stands beside every figure.
 
     Raises:
-        InputError: an unknown network, or a value that it or the optimiser refuses.
+        InputError: images of a size that the network refuses.
     """
 
     def __init__(
         self,
         network: str,
         image_size: tuple[int, int],
-        options: dict[str, Any] | None = None,
-        optimizer: dict[str, Any] | None = None,
+        settings: NetworkSettings | None = None,
+        optimizer: OptimizerSettings | None = None,
         train_mean: float = 0.0,
     ) -> None:
         super().__init__()
+        settings, optimizer = settings or network_settings(network, {}), optimizer or OptimizerSettings()
         self.image_size = (image_size[0], image_size[1])
         self.train_mean = train_mean
-        self.optimizer_settings = OptimizerSettings(**(optimizer or {}))
-        self.net = build_network(network, self.image_size, options or {})
-        # plain values alone: a checkpoint is loaded with weights_only=True
+        self.optimizer_settings = optimizer
+        self.net = NETWORKS[network][0](self.image_size, settings)
+        # plain values only: a checkpoint is loaded with weights_only=True
         self.save_hyperparameters(
             {
                 "network": network,
                 "image_size": list(self.image_size),
-                "options": dict(options or {}),
-                "optimizer": asdict(self.optimizer_settings),
+                "options": asdict(settings),
+                "optimizer": asdict(optimizer),
                 "train_mean": train_mean,
             },
             logger=False,

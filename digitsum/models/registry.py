@@ -3,26 +3,27 @@
 from typing import Any
 
 from digitsum.errors import InputError
+from digitsum.models.base import NetworkSettings
 from digitsum.models.reader import Reader, ReaderSettings
 from digitsum.models.two_conv import TwoConv, TwoConvSettings
 
-NETWORKS: dict[str, tuple[Any, Any]] = {
+NETWORKS: dict[str, tuple[Any, type[NetworkSettings]]] = {
     "two_conv": (TwoConv, TwoConvSettings),
     "reader": (Reader, ReaderSettings),
 }
 """Short name: the network's class and the dataclass of its settings."""
 
 
-def build_network(name: str, image_size: tuple[int, int], options: dict[str, Any]) -> Any:
-    """Build a network from plain values, as a config or a checkpoint holds them.
+def network_settings(name: str, options: dict[str, Any]) -> NetworkSettings:
+    """The settings of the network `name` from plain values, as a config or a checkpoint holds them.
 
     Raises:
         InputError: an unknown name or option, or a value that the network refuses.
     """
     if name not in NETWORKS:
         raise InputError(f"unknown network {name!r}; known are {', '.join(NETWORKS)}")
-    network, settings = NETWORKS[name]
+    settings = NETWORKS[name][1]
     unknown = options.keys() - settings.__dataclass_fields__.keys()
     if unknown:
         raise InputError(f"the network {name} has no option {', '.join(sorted(unknown))}")
-    return network(image_size, **options)
+    return settings(**options)

@@ -1,13 +1,14 @@
-"""The sum of the digits that a row of columns spells: CTC whose target is not the sequence but its sum.
+"""The sum of the digits that a row of frames spells: CTC whose target is not the sequence but its sum.
 
-Each of `T` columns carries a distribution over eleven symbols, the digits 0 to 9 and blank. A path takes a symbol from
-each column; its probability is the product. As in CTC (Graves et al., 2006) equal neighbours count as one digit, and a
-blank parts two equal digits. The forward pass keeps for each last symbol, each number of digits `c` and each sum `s` so
-far the probability of having got there. With `A` the total over all last symbols, a column takes digit `d` from
+Each of `T` frames (time steps; here places along an image) carries a distribution over eleven classes, the digits 0 to
+9 and blank. A path takes a class from each frame; its probability is the product. As in CTC (Graves et al., 2006) equal
+neighbours count as one digit, and a blank parts two equal digits. The forward pass keeps for each last class, each
+number of digits `c` and each sum `s` so far the probability of having got there. With `A` the total over all last
+classes, a frame takes digit `d` from
 
     alpha_d(c, s)  to  p(d) * (alpha_d(c, s) + (A - alpha_d)(c - 1, s - d))
 
-and blank to `p(blank) * A(c, s)`. Probabilities are scaled anew in each column; only the states from which the sum can
+and blank to `p(blank) * A(c, s)`. Probabilities are scaled anew in each frame; only the states from which the sum can
 still be reached are kept.
 """
 
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from digitsum.models.lattice import BLANK, SYMBOLS, Counts, Lattice, all_states, reachable_states
+from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts, Lattice, all_states, reachable_states
 
 _SAFE = {torch.float32: 60, torch.float64: 600}  # nats: less than the logarithm of the smallest number
 _NEVER = -1e30  # the logarithm of 0, finite to have a gradient
@@ -25,7 +26,7 @@ _NEVER = -1e30  # the logarithm of 0, finite to have a gradient
 def log_likelihood(
     log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts, length_penalty: float = 0.0
 ) -> torch.Tensor:
-    """The logarithm of the probability that the columns spell a number of digits in `counts` with the given sum.
+    """The logarithm of the probability that the frames spell a number of digits in `counts` with the given sum.
 
     Args:
         log_probs: `(N, T, 11)` float32 or float64, logarithms; differentiable, once.
@@ -59,7 +60,7 @@ def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
         counts: the numbers of digits that are possible.
 
     Returns:
-        `(N, S + 1)` for sums 0 to `S`, the largest that `T` columns or `counts` allow. The probabilities add up to
+        `(N, S + 1)` for sums 0 to `S`, the largest that `T` frames or `counts` allow. The probabilities add up to
         that of a number of digits in `counts`: to 1 where any number is possible.
     """
     lattice = all_states(log_probs.shape[1], counts, log_probs.device)
@@ -77,10 +78,10 @@ def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
 
 def _by_sum(logs: torch.Tensor, lattice: Lattice, counts: Counts) -> torch.Tensor:
     """The logarithms `(N, P)` of the places' probabilities, added up over the numbers of digits for each sum."""
-    if counts.most is None:
+    if counts.max is None:
         return logs[:, :-1]
     sums = logs.new_full((len(logs), 9 * (len(lattice.offsets) - 1) + 1), -torch.inf)
-    for count in range(counts.least, len(lattice.offsets)):
+    for count in range(counts.min, len(lattice.offsets)):
         begin, width = lattice.offsets[count], 9 * count + 1
         sums[:, :width] = torch.logaddexp(sums[:, :width], logs[:, begin : begin + width])
     return sums
@@ -96,58 +97,56 @@ def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> t
         counts: the numbers of digits that are possible.
 
     Returns:
-        `(N, T)` int64, the symbol of each column; all blank where no path has that sum.
+        `(N, T)` int64, the class of each frame; all blank where no path has that sum.
     """
     lattice = reachable_states(sums, counts, log_probs.shape[1])
     alpha = lattice.start(log_probs).log()
     sources, moves = [], []
     digits = torch.arange(10, device=log_probs.device)[:, None]
     predecessors = lattice.predecessors[:, :BLANK]
-    for column in log_probs.transpose(0, 1):
-        # the best way to come from another symbol is the best of all, or, to that symbol itself, the second
-        values, symbols = alpha.topk(2, dim=1)
-        (best, second), (first, runner_up) = values.unbind(1), symbols.unbind(1)
-        is_rank_zero = first[:, None] == digits
-        other = torch.where(is_rank_zero, second[:, None], best[:, None]).gather(2, predecessors)
-        source = torch.where(is_rank_zero, runner_up[:, None], first[:, None]).gather(2, predecessors)
+    for frame in log_probs.transpose(0, 1):
+        # the best way to come from another class is the best of all, or, to that class itself, the second
+        values, classes = alpha.topk(2, dim=1)
+        (best, second), (first, runner_up) = values.unbind(1), classes.unbind(1)
+        is_first = first[:, None] == digits
+        other = torch.where(is_first, second[:, None], best[:, None]).gather(2, predecessors)
+        source = torch.where(is_first, runner_up[:, None], first[:, None]).gather(2, predecessors)
         moved = other > alpha[:, :BLANK]
         sources.append(torch.cat([torch.where(moved, source, digits), first[:, None]], dim=1).to(torch.int8))
         moves.append(moved)
-        alpha = torch.cat([torch.maximum(alpha[:, :BLANK], other), best[:, None]], dim=1) + column[:, :, None]
+        alpha = torch.cat([torch.maximum(alpha[:, :BLANK], other), best[:, None]], dim=1) + frame[:, :, None]
 
     width = alpha.shape[2]
     score, at = torch.where(lattice.final[:, None], alpha, -torch.inf).flatten(1).max(1)
-    symbol, state = at // width, at % width
+    last, state = at // width, at % width
     rows = torch.arange(len(alpha), device=alpha.device)
     path = []
     for source, moved in zip(reversed(sources), reversed(moves), strict=True):
-        path.append(symbol)
-        is_digit = symbol != BLANK
-        digit = symbol.clamp_max(BLANK - 1)
-        came = is_digit & moved[rows, digit, state]
-        symbol, state = source[rows, symbol, state].long(), torch.where(came, predecessors[rows, digit, state], state)
-    symbols = torch.stack(path[::-1], dim=1)
-    return torch.where(score[:, None] > -torch.inf, symbols, BLANK)
+        path.append(last)
+        digit = last.clamp_max(BLANK - 1)
+        came = (last != BLANK) & moved[rows, digit, state]
+        last, state = source[rows, last, state].long(), torch.where(came, predecessors[rows, digit, state], state)
+    return torch.where(score[:, None] > -torch.inf, torch.stack(path[::-1], dim=1), BLANK)
 
 
 def _forward(
-    columns: torch.Tensor, lattice: Lattice, length_penalty: float, *, keep: bool = True
+    frames: torch.Tensor, lattice: Lattice, length_penalty: float, *, keep: bool = True
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """The probabilities `(N, 11, P)` after each column of `(T, N, 11)`, and the logarithm `(N,)` of their scale.
+    """The probabilities `(N, 11, P)` after each frame of `(T, N, 11)`, and the logarithm `(N,)` of their scale.
 
-    Without `keep` there are those after the last column alone.
+    Without `keep` only those after the last frame are returned.
 
-    After each column they are divided by their sum, so that they do not vanish however many columns there are.
+    After each frame they are divided by their sum, so that they do not vanish however many frames there are.
     """
-    alpha = lattice.start(columns[0])
+    alpha = lattice.start(frames[0])
     others = _others(alpha, length_penalty)
     predecessors = lattice.predecessors.expand(len(alpha), -1, -1)
     alphas: list[torch.Tensor] = []
     totals = []
     with torch.autocast(alpha.device.type, enabled=False):  # it would multiply matrices in half precision
-        for column in columns:
-            # to stay at a symbol, or to come to it from all others; blank may come after itself, which is the same
-            alpha = torch.matmul(others, alpha).gather(2, predecessors).add_(alpha).mul_(column[:, :, None])
+        for frame in frames:
+            # to stay at a class, or to come to it from all others; blank may come after itself, which is the same
+            alpha = torch.matmul(others, alpha).gather(2, predecessors).add_(alpha).mul_(frame[:, :, None])
             total = alpha.sum((1, 2), keepdim=True).clamp_min_(_tiny(alpha))
             if not keep:
                 alphas.clear()
@@ -162,17 +161,17 @@ def _exactly(log_probs: torch.Tensor) -> torch.Tensor:
 
 
 def _forward_in_logarithms(log_probs: torch.Tensor, lattice: Lattice, length_penalty: float) -> torch.Tensor:
-    """The logarithms `(N, 11, P)` after the last column, however small, at several times the cost; differentiable."""
+    """The logarithms `(N, 11, P)` after the last frame, however small, at several times the cost; differentiable."""
     alpha = lattice.start(log_probs).log().clamp_min(_NEVER)
     others = _others(alpha, length_penalty)
     predecessors = lattice.predecessors.expand(len(alpha), -1, -1)
     with torch.autocast(alpha.device.type, enabled=False):
-        for column in log_probs.clamp_min(_NEVER).transpose(0, 1):
+        for frame in log_probs.clamp_min(_NEVER).transpose(0, 1):
             largest = alpha.detach().amax(1, keepdim=True)
             moved = torch.matmul(others, (alpha - largest).exp())
             some = moved > 0
             moved = torch.where(some, moved, 1).log() + torch.where(some, largest, _NEVER)
-            alpha = torch.logaddexp(alpha, moved.gather(2, predecessors)) + column[:, :, None]
+            alpha = torch.logaddexp(alpha, moved.gather(2, predecessors)) + frame[:, :, None]
     return alpha
 
 
@@ -182,38 +181,38 @@ def _tiny(like: torch.Tensor) -> float:
 
 
 def _others(like: torch.Tensor, length_penalty: float) -> torch.Tensor:
-    """`(11, 11)`, from each symbol (column) to each other one (row), where a digit costs what it costs."""
-    others = 1 - torch.eye(SYMBOLS, dtype=like.dtype, device=like.device)
+    """`(11, 11)`, from each class (second axis) to each other one (first axis); a digit costs the length penalty."""
+    others = 1 - torch.eye(NUM_CLASSES, dtype=like.dtype, device=like.device)
     others[:BLANK] *= math.exp(-length_penalty)
     return others
 
 
 class _LogLikelihood(torch.autograd.Function):
-    """Its gradient is the posterior probability of each symbol in each column: forward-backward."""
+    """Its gradient is the posterior probability of each class in each frame: forward-backward."""
 
     @staticmethod
     def forward(ctx: Any, log_probs: torch.Tensor, lattice: Lattice, length_penalty: float) -> torch.Tensor:
-        columns = log_probs.detach().exp().transpose(0, 1)
-        alphas, scale = _forward(columns, lattice, length_penalty)
+        frames = log_probs.detach().exp().transpose(0, 1)
+        alphas, scale = _forward(frames, lattice, length_penalty)
         result = (alphas[-1] * lattice.final[:, None]).sum((1, 2)).log_().add_(scale)
-        ctx.save_for_backward(columns, result, *alphas)
+        ctx.save_for_backward(frames, result, *alphas)
         ctx.lattice, ctx.length_penalty = lattice, length_penalty
         return result
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        columns, result, *alphas = ctx.saved_tensors
+        frames, result, *alphas = ctx.saved_tensors
         lattice = ctx.lattice
         grad = torch.where(result > -torch.inf, grad, 0.0)[:, None]
         others = _others(grad, ctx.length_penalty).T.contiguous()
         successors = lattice.successors.expand(len(grad), -1, -1)
-        beta = lattice.final[:, None].to(grad.dtype).expand(-1, SYMBOLS, -1)
+        beta = lattice.final[:, None].to(grad.dtype).expand(-1, NUM_CLASSES, -1)
         grads = []
-        for column, alpha in zip(columns.flip(0), reversed(alphas), strict=True):
+        for frame, alpha in zip(frames.flip(0), reversed(alphas), strict=True):
             posterior = (alpha * beta).sum(2)
             grads.append(posterior.div_(posterior.sum(1, keepdim=True).clamp_min_(_tiny(grad))).mul_(grad))
-            here = beta * column[:, :, None]
+            here = beta * frame[:, :, None]
             beta = torch.matmul(others, here.gather(2, successors)).add_(here)
             beta.div_(beta.sum((1, 2), keepdim=True).clamp_min_(_tiny(grad)))
         return torch.stack(grads[::-1], dim=1), None, None

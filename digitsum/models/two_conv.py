@@ -1,5 +1,6 @@
 """The reference: a two-convolution regression network that answers with one number."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,14 +10,14 @@ from torch import nn
 
 from digitsum.data.pixels import as_float
 from digitsum.errors import InputError
-from digitsum.models.base import Prediction
-from digitsum.models.fast_layers import ConvPool, Dropout
+from digitsum.models.base import NetworkSettings, Prediction
+from digitsum.models.fast_layers import accelerated
 
-POOLINGS = ("max", "average")
+POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 
 @dataclass
-class TwoConvSettings:
+class TwoConvSettings(NetworkSettings):
     """The network's numbers; the defaults are the reference.
 
     Attributes:
@@ -27,6 +28,7 @@ class TwoConvSettings:
         conv_dropout: share of the features dropped before the dense layers.
         hidden_units: of the dense layer.
         dense_dropout: share of the hidden units dropped.
+        fast: train on a CPU with the faster forms of the layers (see `digitsum.models.fast_layers`).
 
     Raises:
         InputError: a value out of range.
@@ -39,6 +41,7 @@ class TwoConvSettings:
     conv_dropout: float = 0.25
     hidden_units: int = 128
     dense_dropout: float = 0.5
+    fast: bool = True
 
     def __post_init__(self) -> None:
         for name in ("conv1_channels", "conv2_channels", "kernel_size", "hidden_units"):
@@ -51,26 +54,26 @@ class TwoConvSettings:
             raise InputError(f"model.pooling: expected one of {', '.join(POOLINGS)}, got {self.pooling!r}")
 
 
-class TwoConv(nn.Module):
+class TwoConv(nn.Sequential):
     """Conv, ReLU, pool, conv, ReLU, pool, dropout, dense, ReLU, dropout, one linear output; no padding.
 
-    Weights start Glorot-uniform and biases at zero, as Keras, in whose terms the reference is written, does it.
-    On 40x168 images the defaults have 20,480 features before the dense layer and 2,640,513 parameters.
+    Weights start Glorot-uniform and biases at zero, and features are flattened with their channels last, as Keras, in
+    whose terms the reference is written, does it. On 40x168 images the defaults have 20,480 features before the dense
+    layer and 2,640,513 parameters.
 
     Args:
         image_size: `(H, W)` of the images.
-        options: fields of `TwoConvSettings`.
+        settings: the network's numbers; those of the reference by default.
 
     Raises:
-        InputError: an option out of range, or images too small for the two convolutions.
+        InputError: images too small for the two convolutions.
     """
 
     variable_width = False
     predicts_digits = False
 
-    def __init__(self, image_size: tuple[int, int], **options: Any) -> None:
-        super().__init__()
-        settings = TwoConvSettings(**options)
+    def __init__(self, image_size: tuple[int, int], settings: TwoConvSettings | None = None) -> None:
+        settings = settings or TwoConvSettings()
         size = settings.kernel_size
         height, width = (((pixels - size + 1) // 2 - size + 1) // 2 for pixels in image_size)
         if min(height, width) < 1:
@@ -78,18 +81,29 @@ class TwoConv(nn.Module):
                 f"images of {image_size[0]}x{image_size[1]} are too small for two convolutions of "
                 f"model.kernel_size={size} with pooling"
             )
-        # pooling leaves out odd rows and columns at the end: pixels that reach no feature are not even looked at
-        self._seen = tuple((2 * pooled + size - 1) * 2 + size - 1 for pooled in (height, width))
-        self.conv1 = ConvPool(1, settings.conv1_channels, size, settings.pooling)
-        self.conv2 = ConvPool(settings.conv1_channels, settings.conv2_channels, size, settings.pooling)
-        self.conv_dropout = Dropout(settings.conv_dropout)
-        self.dense = nn.Linear(settings.conv2_channels * height * width, settings.hidden_units)
-        self.dense_dropout = Dropout(settings.dense_dropout)
-        self.output = nn.Linear(settings.hidden_units, 1)
-        for layer in (self.conv1, self.conv2, self.dense, self.output):
-            nn.init.xavier_uniform_(layer.weight)
-            assert layer.bias is not None
-            nn.init.zeros_(layer.bias)
+        pool = POOLINGS[settings.pooling]
+        layers: dict[str, nn.Module] = {
+            "conv1": nn.Conv2d(1, settings.conv1_channels, size),
+            "relu1": nn.ReLU(),
+            "pool1": pool(2),
+            "conv2": nn.Conv2d(settings.conv1_channels, settings.conv2_channels, size),
+            "relu2": nn.ReLU(),
+            "pool2": pool(2),
+            "flatten": FlattenChannelsLast(),
+            "conv_dropout": nn.Dropout(settings.conv_dropout),
+            "dense": nn.Linear(settings.conv2_channels * height * width, settings.hidden_units),
+            "relu3": nn.ReLU(),
+            "dense_dropout": nn.Dropout(settings.dense_dropout),
+            "output": nn.Linear(settings.hidden_units, 1),
+        }
+        for layer in layers.values():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+        if settings.fast:
+            layers = accelerated(layers, image_size)
+        super().__init__(OrderedDict(layers))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -101,12 +115,8 @@ class TwoConv(nn.Module):
         Returns:
             `(N,)` float, the sums as real numbers.
         """
-        x = as_float(images[:, : self._seen[0], : self._seen[1]], self.conv1.weight.dtype).unsqueeze(1)
-        x = self.conv2(self.conv1(x))
-        # channels last is how the features lie in memory: flattened in this order nothing is copied
-        x = self.conv_dropout(x.permute(0, 2, 3, 1).flatten(1))
-        x = self.dense_dropout(F.relu(self.dense(x), inplace=True))
-        return self.output(x).squeeze(1)
+        dtype = next(self.parameters()).dtype
+        return super().forward(as_float(images, dtype).unsqueeze(1)).squeeze(1)
 
     def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
         """Mean squared error of the output of `forward` `(N,)` against sums `(N,)`, a scalar."""
@@ -128,3 +138,11 @@ class TwoConv(nn.Module):
         """
         for name in options:
             raise InputError(f"{name}: this model (two_conv) has no such choice; leave it out")
+
+
+class FlattenChannelsLast(nn.Module):
+    """`(N, C, H, W)` to `(N, H * W * C)`: as features lie in memory, so that nothing is copied."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Flatten `x`."""
+        return x.permute(0, 2, 3, 1).flatten(1)

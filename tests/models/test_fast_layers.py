@@ -1,12 +1,11 @@
-"""The fused layer against the plain layers that it stands for."""
+"""The faster forms against the plain layers that they stand for; dropout by random bytes drops as torch's does."""
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from digitsum.models import fast_layers as conv_pool
-from digitsum.models.fast_layers import ConvPool
+from digitsum.models import fast_layers
+from digitsum.models.fast_layers import ConvPool, Dropout, accelerated
 
 
 def canvases(count, channels, height, width):
@@ -18,15 +17,17 @@ def canvases(count, channels, height, width):
     return x
 
 
-def plain(layer, x):
-    return F.relu(F.max_pool2d(F.conv2d(x, layer.weight, layer.bias), 2))
-
-
-def layer_of(in_channels, out_channels, size):
+def layers_of(in_channels, out_channels, size):
+    """The plain layers and the faster form of them, with the same weights."""
     torch.manual_seed(0)
-    layer = ConvPool(in_channels, out_channels, size, "max")
-    nn.init.uniform_(layer.bias, -0.3, 0.3)
-    return layer.to(memory_format=torch.channels_last)
+    conv = nn.Conv2d(in_channels, out_channels, size)
+    nn.init.uniform_(conv.bias, -0.3, 0.3)
+    conv.to(memory_format=torch.channels_last)
+    return nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(2)), ConvPool(conv)
+
+
+def layer_of(*numbers):
+    return layers_of(*numbers)[1]
 
 
 SHAPES = [
@@ -46,12 +47,13 @@ SHAPES = [
 def test_outputs_and_gradients_are_those_of_the_plain_layers(
     in_channels, out_channels, size, height, width, num_threads
 ):
-    layer, x = layer_of(in_channels, out_channels, size), canvases(5, in_channels, height, width)
+    plain, layer = layers_of(in_channels, out_channels, size)
+    x = canvases(5, in_channels, height, width)
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
         results = []
-        for forward in (layer, lambda x: plain(layer, x)):
+        for forward in (layer, plain):
             images = x.clone().requires_grad_(in_channels > 1)
             out = forward(images)
             layer.zero_grad()
@@ -68,10 +70,10 @@ def test_outputs_and_gradients_are_those_of_the_plain_layers(
 
 
 def test_images_that_want_a_gradient_get_theirs():
-    layer, x = layer_of(1, 4, 3), canvases(2, 1, 10, 12)
+    (plain, layer), x = layers_of(1, 4, 3), canvases(2, 1, 10, 12)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
     layer(ours).sum().backward()
-    plain(layer, theirs).sum().backward()
+    plain(theirs).sum().backward()
     assert theirs.grad.abs().sum() > 0
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-5)
 
@@ -117,14 +119,33 @@ def test_double_precision_and_half_precision_take_the_librarys_layers(in_channel
     assert torch.allclose(layer.double()(x.double()).float(), expected, atol=1e-5)
 
 
-def test_average_pooling_is_that_of_the_plain_layers():
-    torch.manual_seed(0)
-    layer, x = ConvPool(2, 3, 3, "average"), canvases(2, 2, 12, 16)
-    assert torch.equal(layer(x), F.avg_pool2d(F.relu(F.conv2d(x, layer.weight, layer.bias)), 2))
+def test_layers_are_replaced_in_their_order_and_those_without_a_faster_form_are_kept():
+    conv, dense = nn.Conv2d(1, 2, 3), nn.Linear(8, 1)
+    layers = {"conv": conv, "relu": nn.ReLU(), "pool": nn.MaxPool2d(2), "dropout": nn.Dropout(0.3), "dense": dense}
+    fast = accelerated(layers, (8, 9))
+    assert [(name, type(layer)) for name, layer in fast.items()] == [
+        ("crop", nn.ZeroPad2d), ("conv", ConvPool), ("dropout", Dropout), ("dense", nn.Linear)
+    ]  # fmt: skip
+    assert fast["conv"].weight is conv.weight
+    assert fast["conv"].bias is conv.bias
+    assert fast["dropout"].p == 0.3
+    assert fast["dense"] is dense
+
+
+def test_average_pooling_has_no_faster_form():
+    layers = {"conv": nn.Conv2d(1, 2, 3), "relu": nn.ReLU(), "pool": nn.AvgPool2d(2)}
+    assert list(accelerated(layers, (8, 8)).values())[1:] == list(layers.values())
+
+
+@pytest.mark.parametrize(("pixels", "seen"), [(40, 38), (168, 166), (10, 10), (13, 10), (14, 14)])
+def test_pixels_that_reach_no_feature_are_cropped(pixels, seen):
+    layers = {"conv1": nn.Conv2d(1, 2, 3), "relu": nn.ReLU(), "pool": nn.MaxPool2d(2), "conv2": nn.Conv2d(2, 2, 3)}
+    crop = accelerated(layers, (pixels, 40))["crop"]
+    assert crop(torch.zeros(1, 1, pixels, 40)).shape == (1, 1, seen, 38)
 
 
 def test_without_a_place_for_compiled_code_the_loops_are_compiled_anew(monkeypatch):
-    njit, asked = conv_pool.numba.njit, []
+    njit, asked = fast_layers.numba.njit, []
 
     def no_cache(**options):
         asked.append(options.get("cache", False))
@@ -132,8 +153,8 @@ def test_without_a_place_for_compiled_code_the_loops_are_compiled_anew(monkeypat
             raise RuntimeError("cannot cache function: no locator available")
         return njit(**options)
 
-    monkeypatch.setattr(conv_pool.numba, "njit", no_cache)
-    twice = conv_pool._compiled(_twice)
+    monkeypatch.setattr(fast_layers.numba, "njit", no_cache)
+    twice = fast_layers._compiled(_twice)
     assert asked == [True, False]
     x = torch.ones(3)
     twice(x.numpy())
@@ -141,5 +162,64 @@ def test_without_a_place_for_compiled_code_the_loops_are_compiled_anew(monkeypat
 
 
 def _twice(x):
-    for i in conv_pool.numba.prange(len(x)):
+    for i in fast_layers.numba.prange(len(x)):
         x[i] *= 2
+
+
+# --- dropout
+
+
+@pytest.mark.parametrize("p", [0.25, 0.5, 0.3, 1 / 256])
+def test_so_many_are_dropped_and_the_others_scaled(p):
+    torch.manual_seed(0)
+    x = torch.full((100, 9_999), 3.0)
+    out = Dropout(p)(x)
+    kept = out != 0
+    assert torch.allclose(out[kept], torch.tensor(3 / (1 - p)))
+    assert (~kept).double().mean().item() == pytest.approx(p, abs=5 * (p * (1 - p) / x.numel()) ** 0.5)
+
+
+@pytest.mark.parametrize("offset", [1, 2, 7, 8, 9])
+def test_neighbours_are_dropped_independently(offset):
+    """Each byte of a random word drops a quarter, whatever the others do, the word's last and first ones among them."""
+    torch.manual_seed(0)
+    dropped = Dropout(0.25)(torch.ones(800_000)) == 0
+    for place in range(8):
+        one = dropped[place::8][: 100_000 - 2]
+        other = dropped[place + offset :: 8][: 100_000 - 2]
+        deviation = (0.25 * 0.75 / len(one)) ** 0.5
+        assert one.double().mean().item() == pytest.approx(0.25, abs=5 * deviation)
+        assert (one & other).double().mean().item() == pytest.approx(0.0625, abs=5 * deviation)
+
+
+def test_the_gradient_passes_where_the_feature_did():
+    torch.manual_seed(0)
+    x = torch.rand(50, 21, requires_grad=True)
+    out = Dropout(0.5)(x)
+    out.sum().backward()
+    assert torch.equal(x.grad, torch.where(out > 0, 2.0, 0.0))
+
+
+def test_equal_seeds_give_equal_masks_and_others_do_not():
+    x, dropout, masks = torch.ones(1000), Dropout(0.25), []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        masks.append(dropout(x))
+    assert torch.equal(masks[0], masks[1])
+    assert not torch.equal(masks[0], masks[2])
+    assert not torch.equal(masks[2], dropout(x))
+
+
+@pytest.mark.parametrize("p", [0.0, 0.25])
+def test_in_evaluation_and_at_a_rate_of_zero_nothing_changes(p):
+    x = torch.rand(10, 3)
+    assert torch.equal(Dropout(p).eval()(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
+
+
+def test_half_precision_stays_half_precision():
+    assert Dropout(0.25)(torch.ones(8, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_no_features_are_no_mistake():
+    assert Dropout(0.25)(torch.ones(0, 5)).shape == (0, 5)

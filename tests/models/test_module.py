@@ -1,5 +1,6 @@
 """The LightningModule: what it logs, and that learning is what it says."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import lightning as L
@@ -10,8 +11,9 @@ from torch.utils.data import DataLoader
 from digitsum.errors import InputError
 from digitsum.metrics import sum_metrics
 from digitsum.models.module import OptimizerSettings, SumModule
+from digitsum.models.two_conv import TwoConvSettings
 
-SMALL = {"conv1_channels": 2, "conv2_channels": 3, "hidden_units": 8}
+SMALL = TwoConvSettings(conv1_channels=2, conv2_channels=3, hidden_units=8)
 NAMES = {"loss", "mse", "rmse", "mae", "within_5", "within_1", "exact"}
 
 
@@ -71,7 +73,7 @@ def test_a_few_epochs_between_two_validations_bring_the_loss_down(module):
 
 
 def test_the_optimiser_takes_its_own_settings():
-    settings = {"lr": 3e-4, "beta1": 0.8, "beta2": 0.9, "epsilon": 1e-5, "weight_decay": 0.1}
+    settings = OptimizerSettings(lr=3e-4, beta1=0.8, beta2=0.9, epsilon=1e-5, weight_decay=0.1)
     optimizer = SumModule("two_conv", (40, 60), SMALL, settings).configure_optimizers()
     group = optimizer.param_groups[0]
     assert (group["lr"], group["betas"], group["eps"], group["weight_decay"]) == (3e-4, (0.8, 0.9), 1e-5, 0.1)
@@ -79,7 +81,8 @@ def test_the_optimiser_takes_its_own_settings():
 
 def test_without_weight_decay_a_step_is_adams():
     torch.manual_seed(0)
-    ours, theirs = (SumModule("two_conv", (40, 60), SMALL | {"conv_dropout": 0.0, "dense_dropout": 0.0}) for _ in "ab")
+    settings = replace(SMALL, conv_dropout=0.0, dense_dropout=0.0)
+    ours, theirs = (SumModule("two_conv", (40, 60), settings) for _ in "ab")
     theirs.load_state_dict(ours.state_dict())
     optimizers = ours.configure_optimizers(), torch.optim.Adam(theirs.parameters(), lr=1e-3, eps=1e-7)
     for _ in range(3):
@@ -107,7 +110,7 @@ class RateRecorder(L.Callback):
      and rates[0] < 1e-4 and rates[-1] < 1e-4),
 ])  # fmt: skip
 def test_the_schedule_runs_over_the_whole_training(schedule, check):
-    module, recorder = SumModule("two_conv", (40, 60), SMALL, {"schedule": schedule}), RateRecorder()
+    module, recorder = SumModule("two_conv", (40, 60), SMALL, OptimizerSettings(schedule=schedule)), RateRecorder()
     quiet_trainer(max_epochs=4, callbacks=[recorder]).fit(module, batches(), batches())
     assert len(recorder.rates) == 20
     assert check(recorder.rates), recorder.rates
@@ -124,13 +127,13 @@ def test_an_optimiser_setting_out_of_range_is_refused_by_its_name(key, value):
 
 
 def test_a_rise_of_one_step_is_a_schedule_too():
-    module = SumModule("two_conv", (40, 168), optimizer={"schedule": "one_cycle", "warmup": 0.1})
+    module = SumModule("two_conv", (40, 168), optimizer=OptimizerSettings(schedule="one_cycle", warmup=0.1))
     module._trainer = SimpleNamespace(estimated_stepping_batches=10, max_epochs=1)
     assert module.configure_optimizers()["lr_scheduler"]["interval"] == "step"
 
 
 def test_a_schedule_without_an_end_is_refused():
-    module = SumModule("two_conv", (40, 168), optimizer={"schedule": "one_cycle"})
+    module = SumModule("two_conv", (40, 168), optimizer=OptimizerSettings(schedule="one_cycle"))
     module._trainer = SimpleNamespace(estimated_stepping_batches=float("inf"), max_epochs=-1)
     with pytest.raises(InputError, match="needs an end, got -1"):
         module.configure_optimizers()

@@ -1,4 +1,4 @@
-"""The reader: what it is told, what it answers, and that it learns digits from their sums."""
+"""The reader: what supervises it, what it answers, and that it learns digits from their sums."""
 
 from itertools import groupby
 
@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from digitsum.errors import InputError
-from digitsum.models.lattice import BLANK, SYMBOLS, Counts
-from digitsum.models.reader import COLUMN, Reader, ReaderSettings, counts_of
-from digitsum.models.registry import NETWORKS, build_network
+from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
+from digitsum.models.reader import STRIDE, Reader, ReaderSettings, counts_of
+from digitsum.models.registry import NETWORKS, network_settings
 from digitsum.models.sum_ctc import log_distribution, log_likelihood
 
 SIZE = (40, 168)
@@ -16,20 +16,20 @@ SIZE = (40, 168)
 
 def make_reader(size=SIZE, **options):
     torch.manual_seed(0)
-    return Reader(size, **{"width": 4, **options})
+    return Reader(size, ReaderSettings(**{"width": 4, **options}))
 
 
-def outputs_of(count, columns, views=1, blank=0.0):
-    """What a reader might say of `count` images in so many views."""
-    logits = 2 * torch.randn((count, views, columns, SYMBOLS), generator=torch.Generator().manual_seed(0))
+def outputs_of(count, frames, copies=1, blank=0.0):
+    """What a reader might say of `count` images in so many shifted copies."""
+    logits = 2 * torch.randn((count, copies, frames, NUM_CLASSES), generator=torch.Generator().manual_seed(0))
     logits[..., BLANK] += blank
     return logits.log_softmax(3)
 
 
 def saying(*texts):
-    """What a reader says that is all but sure of each column's symbol: a digit, or a space for blank."""
-    symbols = torch.tensor([[BLANK if symbol == " " else int(symbol) for symbol in text] for text in texts])
-    return (20 * torch.nn.functional.one_hot(symbols, SYMBOLS)).float().log_softmax(2).unsqueeze(1)
+    """What a reader says that is all but sure of each frame's class: a digit, or a space for blank."""
+    classes = torch.tensor([[BLANK if symbol == " " else int(symbol) for symbol in text] for text in texts])
+    return (20 * torch.nn.functional.one_hot(classes, NUM_CLASSES)).float().log_softmax(2).unsqueeze(1)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def images():
 )
 def test_an_option_out_of_range_is_refused_by_its_name(option, value):
     with pytest.raises(InputError, match=f"^model.{option}: expected .*, got {value}$"):
-        Reader(SIZE, **{option: value})
+        ReaderSettings(**{option: value})
 
 
 NO_NUMBERS = [0, -1, True, 2.0, "4", "46", [4], [0, 3], [5, 2], [2, 3, 4], [2, None], [2.0, 3], [True, 3], [], {2: 3}]
@@ -65,7 +65,7 @@ def test_what_is_no_number_of_digits_is_refused_with_one_line(num_digits):
     reader = make_reader()
     for refuse in (
         lambda: counts_of(num_digits),
-        lambda: Reader(SIZE, num_digits=num_digits),
+        lambda: ReaderSettings(num_digits=num_digits),
         lambda: reader.set_decoding(num_digits=num_digits),
     ):
         with pytest.raises(InputError, match="num_digits: expected a whole number") as caught:
@@ -97,10 +97,9 @@ def test_images_too_small_are_refused(size):
 
 def test_the_table_leads_to_the_network():
     assert NETWORKS["reader"] == (Reader, ReaderSettings)
-    reader = build_network("reader", SIZE, {"width": 4})
-    assert isinstance(reader, Reader)
-    assert reader.variable_width
-    assert reader.predicts_digits
+    assert network_settings("reader", {"width": 4}) == ReaderSettings(width=4)
+    assert Reader.variable_width
+    assert Reader.predicts_digits
 
 
 # --- the network
@@ -114,7 +113,7 @@ def test_the_documentation_names_the_number_of_parameters():
 @pytest.mark.parametrize("size", [(40, 168), (40, 169), (40, 30), (28, 8), (40, 1), (41, 500)])
 def test_each_8_pixels_have_a_column(size):
     output = make_reader().eval()(torch.zeros((2, *size), dtype=torch.uint8))
-    assert output.shape == (2, 1, -(-size[1] // 8), SYMBOLS)
+    assert output.shape == (2, 1, -(-size[1] // 8), NUM_CLASSES)
     assert output.dtype == torch.float32
     assert torch.allclose(output.exp().sum(3), torch.ones(()))
 
@@ -139,11 +138,11 @@ def test_a_column_sees_39_pixels_and_nothing_else(images):
     reader = make_reader().eval()
     before = reader(images)
     at = 8
-    for unseen in (slice(COLUMN * at + 23, None), slice(0, COLUMN * at - 16)):
+    for unseen in (slice(STRIDE * at + 23, None), slice(0, STRIDE * at - 16)):
         other = images.clone()
         other[:, :, unseen] = 255 - other[:, :, unseen]
         assert torch.allclose(reader(other)[:, :, at], before[:, :, at], atol=1e-6)
-    for pixel in (COLUMN * at + 22, COLUMN * at - 16):
+    for pixel in (STRIDE * at + 22, STRIDE * at - 16):
         other = images.clone()
         other[:, :, pixel] = 255 * (other[:, :, pixel] < 128)
         assert not torch.allclose(reader(other)[:, :, at], before[:, :, at], atol=1e-6)
@@ -152,7 +151,7 @@ def test_a_column_sees_39_pixels_and_nothing_else(images):
 def test_what_comes_further_to_the_right_changes_no_column_before(images):
     reader = make_reader().eval()
     longer = torch.cat([images, images], dim=2)
-    kept = (SIZE[1] - 39) // COLUMN
+    kept = (SIZE[1] - 39) // STRIDE
     assert torch.allclose(reader(longer)[:, :, :kept], reader(images)[:, :, :kept], atol=1e-5)
 
 
@@ -209,20 +208,20 @@ def test_the_output_is_float32_under_autocast(images):
 
 
 @pytest.mark.parametrize(
-    ("num_digits", "columns", "total"),
+    ("num_digits", "frames", "total"),
     [
         (4, 42, 37),  # more than 4 digits can have
         ([2, 3], 42, 28),
-        (4, 3, 5),  # more digits than columns
+        (4, 3, 5),  # more digits than frames
         (2, 2, 18),  # 9 and 9 need a blank between them
         (None, 4, 36),
         (None, 1, 400),
     ],
 )
-def test_a_sum_that_cannot_be_is_one_line_and_no_nan(num_digits, columns, total):
+def test_a_sum_that_cannot_be_is_one_line_and_no_nan(num_digits, frames, total):
     reader = make_reader(num_digits=num_digits)
     with pytest.raises(InputError, match=f"^the sum {total} cannot be") as caught:
-        reader.loss(outputs_of(2, columns), torch.tensor([total, total]))
+        reader.loss(outputs_of(2, frames), torch.tensor([total, total]))
     assert "\n" not in str(caught.value)
 
 
@@ -239,7 +238,7 @@ def test_an_unlikely_sum_is_no_mistake():
 
 
 @pytest.mark.parametrize("blank", [-20.0, 0.0, 3.0, 20.0], ids=["no_blank", "some_blank", "much_blank", "all_blank"])
-def test_while_learning_the_estimate_is_the_sum_of_the_most_probable_symbols(blank):
+def test_while_learning_the_estimate_is_the_sum_of_the_most_probable_classes(blank):
     output = outputs_of(50, 30, blank=blank)
     expected = [sum(symbol for symbol, _ in groupby(row) if symbol != BLANK) for (row,) in output.argmax(3).tolist()]
     estimate = make_reader().train().estimate(output)
@@ -264,8 +263,8 @@ def test_an_answer_has_a_distribution_and_the_digits_that_add_up_to_its_estimate
     digits = prediction.sequence.digits
     assert torch.equal(digits.clamp_min(0).sum(1), prediction.estimate.long())
     number = (digits >= 0).sum(1)
-    assert (number >= reader.counts.least).all()
-    assert reader.counts.most is None or (number <= reader.counts.most).all()
+    assert (number >= reader.counts.min).all()
+    assert reader.counts.max is None or (number <= reader.counts.max).all()
     assert digits.shape[1] == number.max()
     assert (digits.lt(0).int().diff(dim=1) >= 0).all()  # -1 behind the last digit, nowhere else
 
@@ -279,11 +278,11 @@ def test_the_places_are_pixels_from_left_to_right_within_the_image():
         assert ((row[real] > 0) & (row[real] < 168)).all()
 
 
-def test_a_digits_place_is_the_middle_of_its_columns():
+def test_a_digits_place_is_the_middle_of_its_frames():
     reader = make_reader(num_digits=[1, 4])
     reading = reader.predict(saying(" 333 4  ", "7      0", "   55555")).sequence
     assert reading.texts() == ["34", "70", "5"]
-    assert reading.positions.nan_to_num(-1).tolist() == [[20, 44], [4, 60], [44, -1]]  # columns are 8 pixels wide
+    assert reading.positions.nan_to_num(-1).tolist() == [[20, 44], [4, 60], [44, -1]]  # frames are 8 pixels wide
 
 
 def test_images_without_a_digit_have_an_empty_reading():
@@ -317,21 +316,21 @@ def test_a_number_of_digits_that_the_columns_all_but_rule_out_still_has_a_distri
     assert len(prediction.sequence.texts()[0]) == 7
 
 
-# --- views
+# --- copies
 
 
-def test_a_reader_that_learns_has_one_view_and_else_as_many_as_it_is_told(images):
+def test_a_reader_that_learns_has_one_copy_and_otherwise_as_many_as_it_is_told(images):
     reader = make_reader()
-    for views, columns in ((1, 21), (2, 22), (6, 22)):
-        reader.set_decoding(tta=views)
-        assert reader.train()(images).shape == (5, 1, 21, SYMBOLS)
-        assert reader.eval()(images).shape == (5, views, columns, SYMBOLS)
+    for copies, frames in ((1, 21), (2, 22), (6, 22)):
+        reader.set_decoding(tta=copies)
+        assert reader.train()(images).shape == (5, 1, 21, NUM_CLASSES)
+        assert reader.eval()(images).shape == (5, copies, frames, NUM_CLASSES)
 
 
-@pytest.mark.parametrize("views", [0, 7, -1, True, 2.0, None, "2", [2]], ids=repr)
-def test_what_is_no_number_of_views_is_refused_with_one_line(views):
+@pytest.mark.parametrize("copies", [0, 7, -1, True, 2.0, None, "2", [2]], ids=repr)
+def test_what_is_no_number_of_copies_is_refused_with_one_line(copies):
     with pytest.raises(InputError, match=r"^tta: expected 1 to 6, got ") as caught:
-        make_reader().set_decoding(tta=views)
+        make_reader().set_decoding(tta=copies)
     assert "\n" not in str(caught.value)
 
 
@@ -340,9 +339,9 @@ def test_a_choice_that_the_reader_does_not_have_is_refused_by_its_name():
         make_reader().set_decoding(width=8)
 
 
-def test_the_distribution_is_the_mean_of_the_views():
-    output, reader = outputs_of(20, 22, views=3), make_reader().eval()
-    expected = torch.stack([reader.predict(output[:, [view]]).probs for view in range(3)]).mean(0)
+def test_the_distribution_is_the_mean_of_the_copies():
+    output, reader = outputs_of(20, 22, copies=3), make_reader().eval()
+    expected = torch.stack([reader.predict(output[:, [copy]]).probs for copy in range(3)]).mean(0)
     prediction = reader.predict(output)
     assert torch.allclose(prediction.probs, expected, atol=1e-6)
     assert torch.equal(prediction.estimate, expected.argmax(1).float())
@@ -351,41 +350,41 @@ def test_the_distribution_is_the_mean_of_the_views():
 
 
 @pytest.mark.parametrize("total", [10, 11])
-def test_the_loss_of_several_views_is_that_of_their_mean(total):
+def test_the_loss_of_several_copies_is_that_of_their_mean(total):
     output = torch.cat([saying(" 1 2 3 4 "), outputs_of(1, 9)], dim=1)
     reader = make_reader().eval()
     logs = log_likelihood(output[0].double(), torch.tensor([total, total]), reader.counts)
     assert reader.loss(output, torch.tensor([total])).item() == pytest.approx(-logs.exp().mean().log().item(), rel=1e-5)
 
 
-def test_digits_are_read_in_the_view_that_is_surest_of_the_estimate():
-    sure, unsure = saying(" 1 2 3 4 "), saying(" 4 3 2 1 ")
-    unsure = (unsure * 0.2).log_softmax(3)
-    for views in (torch.cat([sure, unsure], dim=1), torch.cat([unsure, sure], dim=1)):
-        assert make_reader().predict(views).sequence.texts() == ["1234"]
+def test_digits_are_read_in_the_copy_that_is_most_confident_of_the_estimate():
+    sure, vague = saying(" 1 2 3 4 "), saying(" 4 3 2 1 ")
+    vague = (vague * 0.2).log_softmax(3)
+    for copies in (torch.cat([sure, vague], dim=1), torch.cat([vague, sure], dim=1)):
+        assert make_reader().predict(copies).sequence.texts() == ["1234"]
 
 
-def test_a_digit_has_one_place_in_all_views():
+def test_a_digit_has_one_place_in_all_copies():
     reader = make_reader(num_digits=1).eval()
-    reader._symbols = saying_ink
+    reader._log_probs = saying_ink
     images = torch.zeros(1, 40, 80)
     images[:, :, 38:42] = 1
-    for views in range(1, 7):
-        reader.set_decoding(tta=views)
+    for copies in range(1, 7):
+        reader.set_decoding(tta=copies)
         output = reader(images)
-        for view in range(views):
+        for copy in range(copies):
             alone = torch.full_like(output, -50.0)
-            alone[..., BLANK] = 0  # all other views know nothing
-            alone[:, view] = output[:, view]
+            alone[..., BLANK] = 0  # all other copies know nothing
+            alone[:, copy] = output[:, copy]
             (place,) = reader.predict(alone).sequence.positions[0].tolist()
             assert place == pytest.approx(40, abs=4)
 
 
 def saying_ink(x):
     """For each 8 pixels a 7 where most of the ink is, else blank."""
-    ink = x.sum((1, 2)).unflatten(1, (-1, COLUMN)).sum(2)
-    symbols = torch.where(ink == ink.max(1, keepdim=True).values, 7, BLANK)
-    return (20 * torch.nn.functional.one_hot(symbols, SYMBOLS)).float().log_softmax(2)
+    ink = x.sum((1, 2)).unflatten(1, (-1, STRIDE)).sum(2)
+    classes = torch.where(ink == ink.max(1, keepdim=True).values, 7, BLANK)
+    return (20 * torch.nn.functional.one_hot(classes, NUM_CLASSES)).float().log_softmax(2)
 
 
 # --- learning
@@ -420,11 +419,11 @@ def test_an_absurd_image_size_is_refused(image_size):
 
 def test_images_too_wide_to_be_read_are_refused():
     with pytest.raises(InputError, match="4,000 pixels in width, got 4,001"):
-        Reader((40, 168), width=1)(torch.zeros(1, 40, 4001))
+        Reader((40, 168), ReaderSettings(width=1))(torch.zeros(1, 40, 4001))
 
 
 def test_weights_that_give_no_numbers_are_noticed():
-    network = Reader((40, 168), width=1).eval()
+    network = Reader((40, 168), ReaderSettings(width=1)).eval()
     network.norm4.running_var.fill_(-1)
     with pytest.raises(InputError, match="no numbers"):
         network.predict(network(torch.zeros(1, 40, 168)))

@@ -1,4 +1,4 @@
-"""The forward algorithm over columns of symbols against every path of a few columns, and in logarithms over many."""
+"""The forward algorithm over frames of classes against every path of a few frames, and in logarithms over many."""
 
 from itertools import groupby, product
 
@@ -6,18 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from digitsum.models.lattice import BLANK, SYMBOLS, Counts
+from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
 from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood
 
-COLUMNS = 4
-LARGEST = 9 * COLUMNS
+FRAMES = 4
+LARGEST = 9 * FRAMES
 UNKNOWN = Counts(0, None)
 CASES = {
     "fixed": Counts(2, 2),
     "one": Counts(1, 1),
-    "as_many_as_columns": Counts(4, 4),
+    "as_many_as_frames": Counts(4, 4),
     "range": Counts(1, 3),
-    "range_beyond_the_columns": Counts(2, 6),
+    "range_beyond_the_frames": Counts(2, 6),
     "unknown": UNKNOWN,
 }
 every_case = pytest.mark.parametrize("counts", CASES.values(), ids=CASES.keys())
@@ -25,61 +25,61 @@ both_precisions = pytest.mark.parametrize("dtype", [torch.float32, torch.float64
 
 
 def spelled(path):
-    """The digits that a path of symbols spells."""
-    return [symbol for symbol, _ in groupby(path) if symbol != BLANK]
+    """The digits that a path of classes spells."""
+    return [label for label, _ in groupby(path) if label != BLANK]
 
 
-def columns_of(*shape, seed=0, spread=2.0, dtype=torch.float64):
+def frames_of(*shape, seed=0, spread=2.0, dtype=torch.float64):
     """Random logarithms of probabilities, `(*shape, 11)`."""
     generator = torch.Generator().manual_seed(seed)
-    logits = spread * torch.randn((*shape, SYMBOLS), generator=generator, dtype=torch.float64)
+    logits = spread * torch.randn((*shape, NUM_CLASSES), generator=generator, dtype=torch.float64)
     return logits.log_softmax(-1).to(dtype)
 
 
-def columns_that_say(text, nats, dtype=torch.float32):
-    """One image whose columns each give one symbol all but `exp(-nats)`: a digit, or a space for blank."""
-    logits = torch.zeros((1, len(text), SYMBOLS), dtype=torch.float64)
-    for column, symbol in enumerate(text):
-        logits[0, column, BLANK if symbol == " " else int(symbol)] = nats
+def frames_that_say(text, nats, dtype=torch.float32):
+    """One image whose frames each give one label all but `exp(-nats)`: a digit, or a space for blank."""
+    logits = torch.zeros((1, len(text), NUM_CLASSES), dtype=torch.float64)
+    for frame, label in enumerate(text):
+        logits[0, frame, BLANK if label == " " else int(label)] = nats
     return logits.log_softmax(-1).to(dtype)
 
 
 @pytest.fixture(scope="module")
 def paths():
-    """All 14,641 paths of four columns, and how many digits with what sum each spells."""
-    every = list(product(range(SYMBOLS), repeat=COLUMNS))
+    """All 14,641 paths of four frames, and how many digits with what sum each spells."""
+    every = list(product(range(NUM_CLASSES), repeat=FRAMES))
     words = [spelled(path) for path in every]
     return np.array(every), np.array([len(word) for word in words]), np.array([sum(word) for word in words])
 
 
 def enumerated(paths, log_probs, counts, length_penalty=0.0):
     """Probabilities `(37,)` of each sum of one image `(4, 11)`, added up path by path."""
-    symbols, number, total = paths
+    classes, number, total = paths
     log_probs = log_probs.double().numpy()
-    weights = np.exp(log_probs[np.arange(COLUMNS), symbols].sum(1) - length_penalty * number)
+    weights = np.exp(log_probs[np.arange(FRAMES), classes].sum(1) - length_penalty * number)
     return np.bincount(total, np.where(allowed(number, counts), weights, 0), LARGEST + 1)
 
 
 def allowed(number, counts):
-    return (number >= counts.least) & (True if counts.most is None else number <= counts.most)
+    return (number >= counts.min) & (True if counts.max is None else number <= counts.max)
 
 
 def in_logarithms(log_probs, target, counts):
     """What `log_likelihood` should say of one image `(T, 11)`, by a recursion without any scaling."""
-    step, layers = (0, 1) if counts.most is None else (1, counts.most + 1)
-    alpha = np.full((SYMBOLS, layers, target + 1), -np.inf)
+    step, layers = (0, 1) if counts.max is None else (1, counts.max + 1)
+    alpha = np.full((NUM_CLASSES, layers, target + 1), -np.inf)
     alpha[BLANK, 0, 0] = 0
-    for column in log_probs.double().numpy():
+    for frame in log_probs.double().numpy():
         following = np.empty_like(alpha)
         for digit in range(10):
             moved = np.full(alpha.shape[1:], -np.inf)
             if digit <= target:
                 others = np.logaddexp.reduce(np.delete(alpha, digit, axis=0))
                 moved[step:, digit:] = others[: layers - step, : target + 1 - digit]
-            following[digit] = np.logaddexp(alpha[digit], moved) + column[digit]
-        following[BLANK] = np.logaddexp.reduce(alpha) + column[BLANK]
+            following[digit] = np.logaddexp(alpha[digit], moved) + frame[digit]
+        following[BLANK] = np.logaddexp.reduce(alpha) + frame[BLANK]
         alpha = following
-    return np.logaddexp.reduce(alpha[:, counts.least * step :, target], axis=None)
+    return np.logaddexp.reduce(alpha[:, counts.min * step :, target], axis=None)
 
 
 # --- against every path
@@ -88,7 +88,7 @@ def in_logarithms(log_probs, target, counts):
 @both_precisions
 @every_case
 def test_the_distribution_is_that_of_all_paths(paths, counts, dtype):
-    log_probs = columns_of(5, COLUMNS, dtype=dtype)
+    log_probs = frames_of(5, FRAMES, dtype=dtype)
     probs = log_distribution(log_probs, counts).exp()
     assert probs.dtype == dtype
     for row, image in zip(probs.double().numpy(), log_probs, strict=True):
@@ -102,7 +102,7 @@ def test_the_distribution_is_that_of_all_paths(paths, counts, dtype):
 @pytest.mark.parametrize("length_penalty", [0.0, 0.7])
 @every_case
 def test_the_likelihood_of_each_sum_is_that_of_all_paths(paths, counts, length_penalty, dtype):
-    (image,) = columns_of(1, COLUMNS, seed=1, dtype=dtype)
+    (image,) = frames_of(1, FRAMES, seed=1, dtype=dtype)
     sums = torch.arange(LARGEST + 1)
     logs = log_likelihood(image.expand(len(sums), -1, -1), sums, counts, length_penalty)
     assert logs.dtype == dtype
@@ -117,21 +117,21 @@ def test_the_likelihood_of_each_sum_is_that_of_all_paths(paths, counts, length_p
 @both_precisions
 @every_case
 def test_the_best_path_of_each_sum_is_the_best_of_all_paths(paths, counts, dtype):
-    symbols, number, total = paths
-    (image,) = columns_of(1, COLUMNS, seed=2, dtype=dtype)
+    classes, number, total = paths
+    (image,) = frames_of(1, FRAMES, seed=2, dtype=dtype)
     sums = torch.arange(LARGEST + 1)
     found = best_paths(image.expand(len(sums), -1, -1), sums, counts)
-    scores = image.double().numpy()[np.arange(COLUMNS), symbols].sum(1)
+    scores = image.double().numpy()[np.arange(FRAMES), classes].sum(1)
     for target, path in enumerate(found.tolist()):
         wanted = allowed(number, counts) & (total == target)
         if wanted.any():
-            assert path == symbols[np.where(wanted, scores, -np.inf).argmax()].tolist()
+            assert path == classes[np.where(wanted, scores, -np.inf).argmax()].tolist()
         else:
-            assert path == [BLANK] * COLUMNS
+            assert path == [BLANK] * FRAMES
 
 
 def test_a_batch_has_the_same_answers_as_its_images_alone():
-    log_probs, sums = columns_of(6, 12), torch.tensor([0, 4, 9, 18, 30, 36])
+    log_probs, sums = frames_of(6, 12), torch.tensor([0, 4, 9, 18, 30, 36])
     for counts in CASES.values():
         together = log_likelihood(log_probs, sums, counts), best_paths(log_probs, sums, counts)
         for row in range(len(sums)):
@@ -140,7 +140,7 @@ def test_a_batch_has_the_same_answers_as_its_images_alone():
             assert torch.equal(together[1][alone], best_paths(log_probs[alone], sums[alone], counts))
 
 
-# --- what the columns spell
+# --- what the frames spell
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_a_batch_has_the_same_answers_as_its_images_alone():
     ],
 )
 def test_equal_neighbours_count_once_and_a_blank_parts_them(text, digits, total):
-    log_probs = columns_that_say(text, nats=40, dtype=torch.float64)
+    log_probs = frames_that_say(text, nats=40, dtype=torch.float64)
     probs = log_distribution(log_probs, UNKNOWN).exp()
     assert probs.argmax() == total
     assert probs[0, total] == pytest.approx(1, abs=1e-9)
@@ -165,38 +165,38 @@ def test_equal_neighbours_count_once_and_a_blank_parts_them(text, digits, total)
         counts = Counts(digits, digits)
         assert log_likelihood(log_probs, torch.tensor([total]), counts).item() == pytest.approx(0, abs=1e-9)
         (path,) = best_paths(log_probs, torch.tensor([total]), counts).tolist()
-        assert path == [BLANK if symbol == " " else int(symbol) for symbol in text]
+        assert path == [BLANK if label == " " else int(label) for label in text]
 
 
-def test_two_columns_cannot_hold_two_equal_digits():
-    log_probs = columns_of(1, 2)
+def test_two_frames_cannot_hold_two_equal_digits():
+    log_probs = frames_of(1, 2)
     assert log_likelihood(log_probs, torch.tensor([18]), Counts(2, 2)).item() == -torch.inf
     assert log_likelihood(log_probs, torch.tensor([17]), Counts(2, 2)).isfinite().all()
 
 
-def test_a_digit_costs_what_it_is_charged():
+def test_each_digit_of_a_path_costs_the_length_penalty():
     # two readings of the sum 5 that are equally likely: a 5, or a 4 and a 1
-    log_probs = torch.full((1, 3, SYMBOLS), -torch.inf, dtype=torch.float64)
+    log_probs = torch.full((1, 3, NUM_CLASSES), -torch.inf, dtype=torch.float64)
     log_probs[0, 0, [4, 5]] = log_probs[0, 2, [1, BLANK]] = np.log(0.5)
     log_probs[0, 1, BLANK] = 0
-    cost = 1.5
-    logs = log_likelihood(log_probs, torch.tensor([5]), UNKNOWN, cost)
-    assert logs.exp().item() == pytest.approx(0.25 * np.exp(-cost) + 0.25 * np.exp(-2 * cost))
+    penalty = 1.5
+    logs = log_likelihood(log_probs, torch.tensor([5]), UNKNOWN, penalty)
+    assert logs.exp().item() == pytest.approx(0.25 * np.exp(-penalty) + 0.25 * np.exp(-2 * penalty))
 
 
 # --- adding up
 
 
 @both_precisions
-@pytest.mark.parametrize("columns", [1, 4, 60])
-def test_the_distribution_of_an_unknown_number_of_digits_adds_up_to_1(columns, dtype):
-    logs = log_distribution(columns_of(3, columns, dtype=dtype), UNKNOWN)
-    assert logs.shape == (3, 9 * columns + 1)
+@pytest.mark.parametrize("frames", [1, 4, 60])
+def test_the_distribution_of_an_unknown_number_of_digits_adds_up_to_1(frames, dtype):
+    logs = log_distribution(frames_of(3, frames, dtype=dtype), UNKNOWN)
+    assert logs.shape == (3, 9 * frames + 1)
     assert logs.exp().sum(1).tolist() == pytest.approx([1] * 3, abs=1e-5 if dtype == torch.float32 else 1e-12)
 
 
 def test_the_distributions_of_all_numbers_of_digits_add_up_to_that_of_an_unknown_one():
-    log_probs = columns_of(2, 6)
+    log_probs = frames_of(2, 6)
     whole = log_distribution(log_probs, UNKNOWN).exp()
     parts = torch.zeros_like(whole)
     parts[:, 0] = log_probs[:, :, BLANK].sum(1).exp()  # no digit at all
@@ -207,7 +207,7 @@ def test_the_distributions_of_all_numbers_of_digits_add_up_to_that_of_an_unknown
 
 @pytest.mark.parametrize("counts", [Counts(4, 4), Counts(2, 6), UNKNOWN], ids=["fixed", "range", "unknown"])
 def test_the_likelihoods_are_those_of_the_distribution(counts):
-    log_probs = columns_of(37, 42)
+    log_probs = frames_of(37, 42)
     sums = torch.arange(37)
     logs = log_distribution(log_probs, counts)
     assert torch.allclose(log_likelihood(log_probs, sums, counts), logs[sums, sums], atol=1e-9)
@@ -219,20 +219,20 @@ def test_the_likelihoods_are_those_of_the_distribution(counts):
 @pytest.mark.parametrize("length_penalty", [0.0, 0.5])
 @pytest.mark.parametrize("counts", [Counts(2, 2), Counts(1, 3), UNKNOWN], ids=["fixed", "range", "unknown"])
 def test_gradients_equal_finite_differences(counts, length_penalty):
-    log_probs = columns_of(3, 5).requires_grad_()
+    log_probs = frames_of(3, 5).requires_grad_()
     sums = torch.tensor([3, 7, 16])
     assert torch.autograd.gradcheck(lambda x: log_likelihood(x, sums, counts, length_penalty), log_probs)
 
 
 def test_gradients_reach_the_logits():
-    logits = columns_of(2, 4).requires_grad_()
+    logits = frames_of(2, 4).requires_grad_()
     sums = torch.tensor([5, 12])
     assert torch.autograd.gradcheck(lambda x: log_likelihood(x.log_softmax(2), sums, Counts(2, 3)), logits)
 
 
 @both_precisions
 def test_an_impossible_sum_has_no_gradient_and_spoils_no_other(dtype):
-    log_probs = columns_of(2, 8, dtype=dtype).requires_grad_()
+    log_probs = frames_of(2, 8, dtype=dtype).requires_grad_()
     logs = log_likelihood(log_probs, torch.tensor([20, 10]), Counts(2, 2))
     assert logs[0] == -torch.inf
     logs.sum().backward()
@@ -240,7 +240,7 @@ def test_an_impossible_sum_has_no_gradient_and_spoils_no_other(dtype):
     assert log_probs.grad[1].sum(1).tolist() == pytest.approx([1] * 8, rel=1e-5)
 
 
-# --- many columns, unlikely sums
+# --- many frames, unlikely sums
 
 
 def loss_and_gradient(log_probs, sums, counts):
@@ -252,8 +252,8 @@ def loss_and_gradient(log_probs, sums, counts):
 
 @pytest.mark.parametrize("counts", [Counts(4, 4), Counts(2, 6), UNKNOWN], ids=["fixed", "range", "unknown"])
 @pytest.mark.parametrize("spread", [1.0, 30.0], ids=["random", "extreme"])
-def test_nothing_vanishes_over_hundreds_of_columns(spread, counts):
-    log_probs, sums = columns_of(2, 400, spread=spread, dtype=torch.float32), torch.tensor([13, 30])
+def test_nothing_vanishes_over_hundreds_of_frames(spread, counts):
+    log_probs, sums = frames_of(2, 400, spread=spread, dtype=torch.float32), torch.tensor([13, 30])
     logs, gradient = loss_and_gradient(log_probs, sums, counts)
     expected = [in_logarithms(image, total, counts) for image, total in zip(log_probs, sums.tolist(), strict=True)]
     assert logs.tolist() == pytest.approx(expected, rel=1e-5)
@@ -275,7 +275,7 @@ def test_nothing_vanishes_over_hundreds_of_columns(spread, counts):
 @pytest.mark.parametrize("nats", [30, 60])
 @pytest.mark.parametrize("counts", [Counts(4, 4), Counts(2, 4)], ids=["fixed", "range"])
 def test_a_sum_against_all_evidence_has_the_right_loss_and_gradient_in_float32(text, total, nats, counts):
-    log_probs, sums = columns_that_say(text, nats), torch.tensor([total])
+    log_probs, sums = frames_that_say(text, nats), torch.tensor([total])
     logs, gradient = loss_and_gradient(log_probs, sums, counts)
     expected = in_logarithms(log_probs[0], total, counts)
     assert expected < -1.5 * nats
@@ -286,7 +286,7 @@ def test_a_sum_against_all_evidence_has_the_right_loss_and_gradient_in_float32(t
 
 
 def test_an_unlikely_sum_beside_likely_ones_changes_none_of_them():
-    log_probs = torch.cat([columns_that_say("9 9 9 9", 60), columns_of(1, 7, dtype=torch.float32)])
+    log_probs = torch.cat([frames_that_say("9 9 9 9", 60), frames_of(1, 7, dtype=torch.float32)])
     sums, counts = torch.tensor([0, 10]), Counts(4, 4)
     logs, gradient = loss_and_gradient(log_probs, sums, counts)
     alone, gradient_alone = loss_and_gradient(log_probs[1:], sums[1:], counts)
@@ -298,23 +298,23 @@ def test_an_unlikely_sum_beside_likely_ones_changes_none_of_them():
 
 @pytest.mark.parametrize("nats", [15, 40])
 def test_an_unlikely_number_of_digits_still_has_a_distribution(nats):
-    log_probs = columns_that_say(" " * 21, nats)
+    log_probs = frames_that_say(" " * 21, nats)
     logs = log_distribution(log_probs, Counts(7, 7))
     assert logs.logsumexp(1).isfinite().all()
     expected = log_distribution(log_probs.double(), Counts(7, 7)).softmax(1)
     assert torch.allclose(logs.softmax(1).double(), expected, atol=1e-5)
 
 
-def test_the_best_path_is_found_over_hundreds_of_columns():
-    log_probs = columns_of(1, 400, dtype=torch.float32)
+def test_the_best_path_is_found_over_hundreds_of_frames():
+    log_probs = frames_of(1, 400, dtype=torch.float32)
     log_probs[..., BLANK] += 6
     path = best_paths(log_probs, torch.tensor([23]), Counts(4, 4))[0].tolist()
     assert len(spelled(path)) == 4
     assert sum(spelled(path)) == 23
 
 
-def test_more_digits_than_columns_take_no_memory():
-    log_probs = torch.zeros(2, 3, SYMBOLS).log_softmax(2)
+def test_more_digits_than_frames_take_no_memory():
+    log_probs = torch.zeros(2, 3, NUM_CLASSES).log_softmax(2)
     sums = torch.tensor([5, 27])
     wide, narrow = Counts(1, 10**9), Counts(1, 3)
     assert torch.equal(log_likelihood(log_probs, sums, wide), log_likelihood(log_probs, sums, narrow))
@@ -322,5 +322,5 @@ def test_more_digits_than_columns_take_no_memory():
 
 
 def test_an_absurd_sum_takes_no_memory_and_cannot_be():
-    log_probs = torch.zeros(1, 3, SYMBOLS).log_softmax(2)
+    log_probs = torch.zeros(1, 3, NUM_CLASSES).log_softmax(2)
     assert log_likelihood(log_probs, torch.tensor([2**50]), Counts(0, None)).item() == -torch.inf

@@ -1,4 +1,4 @@
-"""The reference network against its plain, layer-by-layer form."""
+"""The reference network: its layers, and the faster forms of them against the plain ones."""
 
 import statistics
 
@@ -10,38 +10,15 @@ from digitsum.data.batches import Batches
 from digitsum.data.canvases import Layout
 from digitsum.data.datamodule import ComposedData, SumDataModule
 from digitsum.errors import InputError
-from digitsum.models.registry import NETWORKS, build_network
-from digitsum.models.two_conv import TwoConv, TwoConvSettings
+from digitsum.models.registry import NETWORKS, network_settings
+from digitsum.models.two_conv import FlattenChannelsLast, TwoConv, TwoConvSettings
 
 
-class Plain(nn.Module):
-    """The network as the reference lists its layers, with the same weights: ReLU before the pooling, NCHW."""
-
-    def __init__(self, network, pooling, image_size=(40, 168)):
-        super().__init__()
-        size, (hidden, _) = network.conv1.kernel_size[0], network.dense.weight.shape
-        first, second = network.conv1.out_channels, network.conv2.out_channels
-        pool = nn.MaxPool2d if pooling == "max" else nn.AvgPool2d
-        self.layers = nn.Sequential(
-            *(nn.Conv2d(1, first, size), nn.ReLU(), pool(2), nn.Conv2d(first, second, size), nn.ReLU(), pool(2)),
-            *(nn.Dropout(0.25), nn.Flatten(), nn.Linear(network.dense.in_features, hidden), nn.ReLU()),
-            *(nn.Dropout(0.5), nn.Linear(hidden, 1)),
-        )
-        for index, layer in ((0, network.conv1), (3, network.conv2), (11, network.output)):
-            self.layers[index].load_state_dict(layer.state_dict())
-        dense, self.features = self.layers[8], self.layers[:6](torch.zeros((1, 1, *image_size))).shape
-        with torch.no_grad():
-            dense.weight.copy_(channels_first(network.dense.weight, self.features))
-            dense.bias.copy_(network.dense.bias)
-
-    def forward(self, images):
-        return self.layers(images.unsqueeze(1).to(self.layers[0].weight.dtype) / 255).squeeze(1)
-
-
-def channels_first(weight, features):
-    """The dense layer's weight for features in the order `(C, H, W)`, where ours lie in the order `(H, W, C)`."""
-    _, channels, height, width = features
-    return weight.reshape(-1, height, width, channels).permute(0, 3, 1, 2).flatten(1)
+def fast_and_plain(image_size=(40, 168), **options):
+    """The network with the faster layers and with the plain ones, and the same weights."""
+    fast, plain = (TwoConv(image_size, TwoConvSettings(fast=fast, **options)) for fast in (True, False))
+    plain.load_state_dict(fast.state_dict())
+    return fast, plain
 
 
 @pytest.fixture
@@ -53,25 +30,40 @@ def images():
     return noise * (torch.rand((5, 40, 168), generator=generator) < 0.2)
 
 
+def test_the_layers_are_those_of_the_reference():
+    names = [type(layer).__name__ for layer in TwoConv((40, 168), TwoConvSettings(fast=False))]
+    assert names == [
+        "Conv2d", "ReLU", "MaxPool2d", "Conv2d", "ReLU", "MaxPool2d", "FlattenChannelsLast", "Dropout", "Linear",
+        "ReLU", "Dropout", "Linear",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("options", [{}, {"kernel_size": 5}, {"kernel_size": 2, "conv1_channels": 3}])
 @pytest.mark.parametrize("pooling", ["max", "average"])
-def test_outputs_and_gradients_equal_those_of_the_plain_network(images, pooling, options):
+def test_outputs_and_gradients_equal_those_of_the_plain_layers(images, pooling, options):
     torch.manual_seed(0)
-    network = TwoConv((40, 168), pooling=pooling, **options).eval()
-    for layer in (network.conv1, network.conv2, network.dense):
-        nn.init.uniform_(layer.bias, -0.1, 0.1)
-    # in double precision: in single the largest of four that are nearly equal may be another one
-    reference = Plain(network, pooling).eval().double()
+    network, plain = fast_and_plain(pooling=pooling, **options)
+    for parameter in network.parameters():
+        if parameter.ndim == 1:
+            nn.init.uniform_(parameter, -0.1, 0.1)
+    plain.load_state_dict(network.state_dict())
+    network.eval()
+    plain.eval().double()  # in single precision the largest of four that are nearly equal may be another one
     sums = torch.tensor([3, 11, 18, 27, 36])
-    output, expected = network(images), reference(images)
+    output, expected = network(images), plain(images)
     assert torch.allclose(output.double(), expected, atol=1e-5)
     network.loss(output, sums).backward()
-    nn.functional.mse_loss(expected, sums.double()).backward()
-    layers = reference.layers
-    assert near(channels_first(network.dense.weight.grad, reference.features), layers[8].weight.grad)
-    for ours, theirs in ((network.conv1, layers[0]), (network.conv2, layers[3]), (network.output, layers[11])):
-        assert near(ours.weight.grad, theirs.weight.grad)
-        assert near(ours.bias.grad, theirs.bias.grad)
+    plain.loss(expected, sums).backward()
+    gradients = [{name: x.grad for name, x in each.named_parameters()} for each in (network, plain)]
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        assert near(gradient, gradients[1][name]), name
+
+
+def test_features_are_flattened_with_their_channels_last():
+    x = torch.arange(2 * 3 * 4 * 5).view(2, 3, 4, 5)
+    assert torch.equal(FlattenChannelsLast()(x), x.permute(0, 2, 3, 1).reshape(2, -1))
+    assert FlattenChannelsLast()(x)[0, :4].tolist() == [0, 20, 40, 1]
 
 
 def near(ours, theirs):
@@ -106,8 +98,7 @@ def test_training_ends_where_that_of_the_plain_network_ends(datasets_dir):
     ours, theirs = [], []
     for seed in range(4):
         torch.manual_seed(seed)
-        network = TwoConv((40, 56), conv1_channels=16, conv2_channels=32)
-        plain = Plain(network, "max", (40, 56))
+        network, plain = fast_and_plain((40, 56), conv1_channels=16, conv2_channels=32)
         ours.append(error(network, seed))
         theirs.append(error(plain, seed))
     assert abs(statistics.mean(ours) - statistics.mean(theirs)) < 2 * statistics.stdev(theirs)
@@ -143,7 +134,7 @@ def test_uint8_and_float_images_give_the_same_answer(images):
 
 @pytest.mark.parametrize("size", [(40, 168), (28, 28), (51, 77)])
 def test_any_image_size_gives_one_number_an_image(size):
-    network = TwoConv(size, kernel_size=5, conv1_channels=4, conv2_channels=6, hidden_units=8)
+    network = TwoConv(size, TwoConvSettings(kernel_size=5, conv1_channels=4, conv2_channels=6, hidden_units=8))
     assert network(torch.zeros((3, *size), dtype=torch.uint8)).shape == (3,)
 
 
@@ -169,7 +160,7 @@ def test_dropout_works_while_learning_alone(images):
 )
 def test_an_option_out_of_range_is_refused_by_its_name(option, value):
     with pytest.raises(InputError, match=f"model.{option}"):
-        TwoConv((40, 168), **{option: value})
+        TwoConvSettings(**{option: value})
 
 
 def test_images_too_small_for_the_convolutions_are_refused():
@@ -179,11 +170,11 @@ def test_images_too_small_for_the_convolutions_are_refused():
 
 def test_unknown_networks_and_options_are_refused():
     with pytest.raises(InputError, match="unknown network 'three_conv'; known are"):
-        build_network("three_conv", (40, 168), {})
+        network_settings("three_conv", {})
     with pytest.raises(InputError, match="no option kernel"):
-        build_network("two_conv", (40, 168), {"kernel": 3})
+        network_settings("two_conv", {"kernel": 3})
 
 
 def test_the_table_leads_to_the_network():
     assert NETWORKS["two_conv"] == (TwoConv, TwoConvSettings)
-    assert isinstance(build_network("two_conv", (40, 168), {}), TwoConv)
+    assert network_settings("two_conv", {"hidden_units": 8}) == TwoConvSettings(hidden_units=8)

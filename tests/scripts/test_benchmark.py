@@ -15,7 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 
 from digitsum.data.composed import Composition, cached_dataset
 from digitsum.errors import InputError
-from digitsum.models.registry import build_network
+from digitsum.models.two_conv import TwoConv
 from digitsum.training.signals import Signals
 
 ENVIRONMENT = {
@@ -58,7 +58,7 @@ def test_the_operations_of_a_training_image_are_those_counted_by_hand():
 
 
 def test_the_textbook_has_the_networks_parameters():
-    ours, textbook = build_network("two_conv", (40, 168), {}), textbook_network((40, 168))
+    ours, textbook = TwoConv((40, 168)), textbook_network((40, 168))
     counts = [sum(parameter.numel() for parameter in network.parameters()) for network in (ours, textbook)]
     assert counts == [2_640_513] * 2
 

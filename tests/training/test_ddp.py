@@ -21,6 +21,7 @@ from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero, run_folder
 from digitsum.errors import InputError
 from digitsum.models.base import Prediction
 from digitsum.models.module import SumModule
+from digitsum.models.two_conv import TwoConvSettings
 
 TRAIN = str(ROOT / "scripts" / "train.py")
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
@@ -212,7 +213,7 @@ def test_a_process_that_cannot_agree_on_a_folder_is_refused(monkeypatch, tmp_pat
 
 
 def test_a_process_without_an_image_of_a_batch_has_answers_of_none_and_a_gradient_of_zero():
-    module = SumModule("two_conv", (40, 60), {"conv1_channels": 2, "conv2_channels": 3, "hidden_units": 8})
+    module = SumModule("two_conv", (40, 60), TwoConvSettings(conv1_channels=2, conv2_channels=3, hidden_units=8))
     module._check_finite = lambda loss, batch_idx: None
     batch = {"images": torch.empty((0, 40, 60), dtype=torch.uint8), "sums": torch.empty(0, dtype=torch.int64)}
     module.training_step(batch | {"loss_weight": 0.0}, 0).backward()
@@ -226,7 +227,7 @@ def test_a_process_without_an_image_of_a_batch_has_answers_of_none_and_a_gradien
 def test_a_part_of_a_batch_counts_by_its_share():
     torch.manual_seed(0)
     options = {"conv1_channels": 2, "conv2_channels": 3, "hidden_units": 8, "conv_dropout": 0.0, "dense_dropout": 0.0}
-    module = SumModule("two_conv", (40, 60), options)
+    module = SumModule("two_conv", (40, 60), TwoConvSettings(**options))
     module._check_finite = module.log = lambda *_, **__: None
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (5, 40, 60), dtype=np.uint8))
