@@ -16,7 +16,88 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from digitsum.errors import InputError
 from digitsum.files import written_whole
-from digitsum.models.module import SumModule
+from digitsum.models.module import OptimizerSettings, SumModule
+from digitsum.models.registry import network_settings
+
+_RENAMED = {"digit_cost": "length_penalty"}
+"""Options in checkpoints of version 0.4, and their names now."""
+
+
+def load_model(path: str | Path) -> SumModule:
+    """Load a trained model, in evaluation mode on the CPU, from its checkpoint and nothing else.
+
+    Call it with images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; it answers with the sums `(N,)`.
+
+    Raises:
+        InputError: see `read_checkpoint`; or hyperparameters or weights that do not fit the network.
+    """
+    return model_of(read_checkpoint(Path(path)), Path(path))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint of a `SumModule`, or its weights as `.safetensors`; plain values and tensors, no code is run.
+
+    Raises:
+        InputError: no such file, no checkpoint, one that holds more than plain values, or another model's.
+    """
+    _require_file(path)
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    try:
+        _require_whole(path)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch names no exception of its own for a damaged file
+        more = isinstance(error, pickle.UnpicklingError)
+        reason = "holds more than plain values" if more else "is damaged or no checkpoint"
+        raise InputError(f"{path}: expected a checkpoint written by scripts/train.py, but it {reason}") from error
+    if (
+        not isinstance(checkpoint, dict)
+        or not {"state_dict", "hyper_parameters"} <= checkpoint.keys()
+        or not isinstance(checkpoint.get("datamodule_hyper_parameters", {}), dict)
+    ):
+        raise InputError(f"{path}: expected a checkpoint written by scripts/train.py, found another file of torch's")
+    return checkpoint
+
+
+def model_of(checkpoint: dict[str, Any], path: Path) -> SumModule:
+    """Build the model that `read_checkpoint` returned; `path` is named in errors."""
+    try:
+        state_dict, arguments = checkpoint["state_dict"], _arguments(**checkpoint["hyper_parameters"])
+        _require_numbers(state_dict)
+        with torch.device("meta"):  # takes no memory, however large a network the hyperparameters claim
+            SumModule(**arguments).load_state_dict(state_dict, assign=True)
+        module = SumModule(**arguments)
+        module.load_state_dict(state_dict)
+    except Exception as error:  # hyperparameters and weights may be any plain values
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{path}: this checkpoint does not fit this version of digitsum ({reason})") from error
+    return module.eval()
+
+
+def _arguments(network: str, image_size: Any, options: Any, optimizer: Any, train_mean: Any) -> dict[str, Any]:
+    """The arguments of a `SumModule` from the plain values that a checkpoint holds, its `hparams`."""
+    if not math.isfinite(train_mean):
+        raise InputError("expected a finite number as train_mean")
+    options = {_RENAMED.get(name, name): value for name, value in options.items()}
+    return {
+        "network": network,
+        "image_size": image_size,
+        "settings": network_settings(network, options),
+        "optimizer": OptimizerSettings(**optimizer),
+        "train_mean": train_mean,
+    }
+
+
+def save_safetensors(module: SumModule, path: Path) -> None:
+    """Write a model's weights and hyperparameters as safetensors, which `load_model` and `read_checkpoint` read.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    weights = {name: value.contiguous() for name, value in module.state_dict().items()}
+    content = safetensors.torch.save(weights, {"hyper_parameters": json.dumps(dict(module.hparams))})
+    with written_whole(path) as file:
+        file.write(content)
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -35,7 +116,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
         """Read the checkpoint that a run resumes from; the checkpoints that it names are looked for beside it.
 
         `ModelCheckpoint` reads and deletes files at the paths that it finds in a checkpoint. A run's folder may have
-        been moved, and a stranger's checkpoint may name any file of the reader's.
+        been moved, and an untrusted checkpoint may name any file of the reader's.
         """
         checkpoint = super().load_checkpoint(path, *arguments, **options)
         folder = os.path.realpath(Path(path).parent)
@@ -49,114 +130,53 @@ class WholeCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint of a `SumModule`, or its weights as `.safetensors`; plain values and tensors, no code is run.
-
-    Raises:
-        InputError: no such file, no checkpoint, one that holds more than plain values, or another model's.
-    """
-    try:
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode):
-            path.open("rb").close()
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise InputError(f"{path}: expected a checkpoint, found nothing") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(status.st_mode):
-        found = "a folder" if stat.S_ISDIR(status.st_mode) else "no file"
-        raise InputError(f"{path}: expected a checkpoint, found {found}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    refused = False
-    try:
-        _require_whole(path, status.st_size)
-        refused = True  # as a zip file it is sound
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch names no exception of its own for a damaged or a refused file
-        refused = refused and isinstance(error, pickle.UnpicklingError)
-        reason = "holds more than plain values" if refused else "is damaged or no checkpoint"
-        raise InputError(f"{path}: expected a checkpoint written by scripts/train.py, but it {reason}") from error
-    if (
-        not isinstance(checkpoint, dict)
-        or not {"state_dict", "hyper_parameters"} <= checkpoint.keys()
-        or not isinstance(checkpoint.get("datamodule_hyper_parameters", {}), dict)
-    ):
-        raise InputError(f"{path}: expected a checkpoint written by scripts/train.py, found another file of torch's")
-    return checkpoint
-
-
-def load_model(path: str | Path) -> SumModule:
-    """Load a trained model, in evaluation mode on the CPU, from its checkpoint alone.
-
-    Call it with images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; it answers with the sums `(N,)`.
-
-    Raises:
-        InputError: see `read_checkpoint`; or hyperparameters or weights that do not fit the network.
-    """
-    return model_of(read_checkpoint(Path(path)), Path(path))
-
-
-def model_of(checkpoint: dict[str, Any], path: Path) -> SumModule:
-    """Build the model that `read_checkpoint` returned; `path` is named in errors."""
-    try:
-        hyper_parameters, state_dict = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-        for name, value in state_dict.items():
-            # a tensor may claim a size that it has no memory for
-            whole = value.is_cpu and value.nbytes <= value.untyped_storage().nbytes()
-            number = value.is_floating_point() or value.dtype == torch.int64  # batch norm counts its batches
-            if not (whole and number and value.isfinite().all()):
-                raise InputError(f"expected finite numbers as {name}")
-        if not math.isfinite(hyper_parameters.get("train_mean", 0.0)):
-            raise InputError("expected a finite number as train_mean")
-        with torch.device("meta"):  # takes no memory, however large a network the hyperparameters claim
-            SumModule(**hyper_parameters).load_state_dict(state_dict, assign=True)
-        module = SumModule(**hyper_parameters)
-        module.load_state_dict(state_dict)
-    except Exception as error:  # hyperparameters and weights may be any plain values
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{path}: this checkpoint does not fit this version of digitsum ({reason})") from error
-    return module.eval()
-
-
-def save_safetensors(module: SumModule, path: Path) -> None:
-    """Write a model's weights and hyperparameters as safetensors, which `load_model` and `read_checkpoint` read.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    hyper_parameters = json.dumps(dict(module.hparams))
-    content = safetensors.torch.save(
-        {name: value.contiguous() for name, value in module.state_dict().items()},
-        {"hyper_parameters": hyper_parameters},
-    )
-    with written_whole(path) as file:
-        file.write(content)
+def _beside(path: Any, folder: str) -> str:
+    """The checkpoint in `folder` that has the name of the one at `path`; empty where that is no checkpoint's name."""
+    name = re.split(r"[/\\]", str(path))[-1]
+    return str(Path(folder, name)) if Path(name).suffix == ".ckpt" else ""
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, "pt") as file:
-            hyper_parameters = json.loads((file.metadata() or {})["hyper_parameters"])
+            hparams = json.loads((file.metadata() or {})["hyper_parameters"])
             state_dict = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except Exception as error:  # a damaged file raises whatever the parser stumbled over
         raise InputError(f"{path}: expected weights written by digitsum, but it is damaged or another's") from error
-    return {"state_dict": state_dict, "hyper_parameters": hyper_parameters}
+    return {"state_dict": state_dict, "hyper_parameters": hparams}
 
 
-def _require_whole(path: Path, size: int) -> None:
+def _require_file(path: Path) -> None:
+    """Raise an InputError unless `path` is a file that can be read; a pipe, say, is not even opened."""
+    try:
+        mode = path.stat().st_mode
+        if stat.S_ISREG(mode):
+            path.open("rb").close()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise InputError(f"{path}: expected a checkpoint, found nothing") from error
+    except (OSError, ValueError) as error:  # a ValueError where no file can have such a name
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    if not stat.S_ISREG(mode):
+        found = "a folder" if stat.S_ISDIR(mode) else "no file"
+        raise InputError(f"{path}: expected a checkpoint, found {found}")
+
+
+def _require_whole(path: Path) -> None:
     """Raise some exception unless `path` is a zip file as torch writes them, whose checksums hold.
 
     Torch itself takes a flipped bit for a weight, and would unpack a small file to any size.
     """
     with zipfile.ZipFile(path) as file:
-        if sum(entry.file_size for entry in file.infolist()) > size:
+        if sum(entry.file_size for entry in file.infolist()) > path.stat().st_size:
             raise ValueError("claims to hold more than its own size")
         if file.testzip() is not None:
             raise ValueError("a checksum does not hold")
 
 
-def _beside(path: Any, folder: str) -> str:
-    """The checkpoint in `folder` that has the name of the one at `path`; empty where that is no checkpoint's name."""
-    name = re.split(r"[/\\]", str(path))[-1]
-    return str(Path(folder, name)) if Path(name).suffix == ".ckpt" else ""
+def _require_numbers(state_dict: dict[str, Any]) -> None:
+    """Raise some exception unless all weights are finite and have the memory that they claim."""
+    for name, value in state_dict.items():
+        whole = value.is_cpu and value.nbytes <= value.untyped_storage().nbytes()
+        number = value.is_floating_point() or value.dtype == torch.int64  # batch norm counts its batches
+        if not (whole and number and value.isfinite().all()):
+            raise InputError(f"expected finite numbers as {name}")

@@ -1,13 +1,14 @@
 """From a checkpoint to a model, without the code that trained it and without trusting it."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from digitsum.errors import InputError
-from digitsum.models.checkpoints import load_model
+from digitsum.models.checkpoints import load_model, save_safetensors
 
 
 @pytest.fixture
@@ -105,3 +106,36 @@ def test_hyperparameters_or_weights_that_do_not_fit_are_refused_in_one_line(chec
     with pytest.raises(InputError, match="does not fit") as caught:
         load_model(path)
     assert "\n" not in str(caught.value)
+
+
+# --- checkpoints that version 0.4 wrote, after an epoch or six on 40 images (model.width=2 model.digit_cost=0.5
+# model.num_digits=[3,5]; model.conv1_channels=1 model.conv2_channels=1 model.hidden_units=2), and what it answered
+
+VERSION_0_4 = Path(__file__).parent / "checkpoints_0_4"
+
+
+@pytest.fixture
+def patterns():
+    pixels = torch.arange(40 * 168).view(40, 168)
+    return torch.stack([pixels * 7919 % 256, (pixels % 168 // 24 % 2) * 200]).to(torch.uint8)
+
+
+@pytest.mark.parametrize("suffix", [".ckpt", ".safetensors"])
+def test_a_regression_network_of_version_0_4_answers_as_it_did(patterns, tmp_path, suffix):
+    model = load_model(VERSION_0_4 / "two_conv.ckpt")
+    if suffix == ".safetensors":
+        save_safetensors(model, tmp_path / "model.safetensors")
+        model = load_model(tmp_path / "model.safetensors")
+    with torch.inference_mode():
+        assert model(patterns).tolist() == pytest.approx([-0.0688645, -0.2486473], abs=1e-5)
+
+
+def test_a_reader_of_version_0_4_answers_as_it_did(patterns):
+    model = load_model(VERSION_0_4 / "reader.ckpt")
+    assert model.hparams["options"] == {"num_digits": [3, 5], "width": 2, "dropout": 0.0, "length_penalty": 0.5}
+    with torch.inference_mode():
+        prediction = model.predict(patterns)
+    assert prediction.estimate.tolist() == [18, 18]
+    assert prediction.probs[:, 18].tolist() == pytest.approx([0.0572109, 0.0572303], abs=1e-6)
+    assert prediction.probs[:, 9].tolist() == pytest.approx([0.0273597, 0.0274026], abs=1e-6)
+    assert prediction.sequence.texts() == ["990", "099"]
