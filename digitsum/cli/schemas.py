@@ -1,6 +1,7 @@
 """What each part of a config may hold, as dataclasses: the scripts' own keys, and those of Lightning's classes.
 
-The settings of digitsum's own classes stand beside these classes; together they are registered in `build.py`.
+The settings of digitsum's own classes stand beside these classes; together they are registered in `build.py`. A class's
+settings have their defaults here and there, and conf/ holds what differs; a script's keys have their values in conf/.
 """
 
 from dataclasses import dataclass, field, make_dataclass
@@ -120,60 +121,60 @@ class CSVSettings:
     flush_logs_every_n_steps: int = 100
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TrainConfig:
-    """What `scripts/train.py` is told."""
+    """What `scripts/train.py` is told; the values are those of `conf/train.yaml`."""
 
-    data: Any = MISSING
-    model: Any = MISSING
+    data: Any
+    model: Any
     augmentation: Augmentation = field(default_factory=Augmentation)
-    trainer: Any = MISSING
-    callbacks: Any = MISSING
-    logger: Any = MISSING
-    seed: int = 0
-    test: bool = True
-    monitor: str = MISSING
-    init_from: str | None = None
-    resume: str | None = None
-    save_every_n_steps: int | None = None
-    save_every_n_minutes: float | None = None
-    safetensors: bool = False
-    compile: bool = False
-    outputs_dir: str = MISSING
-    run_dir: str = MISSING
-    debug: bool = False
+    trainer: Any
+    callbacks: Any
+    logger: Any
+    seed: int
+    test: bool
+    monitor: str
+    init_from: str | None
+    resume: str | None
+    save_every_n_steps: int | None
+    save_every_n_minutes: float | None
+    safetensors: bool
+    compile: bool
+    outputs_dir: str
+    run_dir: str
+    debug: bool
 
 
 @dataclass
 class PredictConfig:
-    """What `scripts/predict.py` is told."""
+    """What `scripts/predict.py` is told; the values are those of `conf/predict.yaml`."""
 
-    ckpt_path: str | None = None
-    split: str = "val"
-    input: str | None = None
-    num_digits: Any = "trained"
-    tta: int = 1
-    batch_size: int = 64
-    trainer: Any = MISSING
-    mnist_root: str | None = None
-    data_root: str | None = None
-    outputs_dir: str = MISSING
-    run_dir: str = MISSING
-    debug: bool = False
+    ckpt_path: str | None
+    split: str
+    input: str | None
+    num_digits: Any
+    tta: int
+    batch_size: int
+    trainer: Any
+    mnist_root: str | None
+    data_root: str | None
+    outputs_dir: str
+    run_dir: str
+    debug: bool
 
 
 @dataclass
 class MakeDataConfig:
-    """What `scripts/make_data.py` is told."""
+    """What `scripts/make_data.py` is told; the values are those of `conf/make_data.yaml`."""
 
-    data: Any = MISSING
-    out: str = MISSING
-    outputs_dir: str = MISSING
-    debug: bool = False
+    data: Any
+    out: str
+    outputs_dir: str
+    debug: bool
 
 
 def model_schema(network: str) -> type:
-    """The flat schema of a network and its training, as the `model` group has it."""
+    """The flat schema of a network's settings and the optimiser's, as the `model` group has it: types and defaults."""
     if network not in NETWORKS:
         raise InputError(f"unknown network {network!r}; known are {', '.join(NETWORKS)}")
     settings = NETWORKS[network][1]

@@ -8,17 +8,17 @@ import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from digitsum.cli import train
-from digitsum.cli.build import build_datamodule, build_training, model_arguments
+from digitsum.cli.build import build_datamodule, build_training, check_data, model_arguments
 from digitsum.cli.console import log, one_line
 from digitsum.cli.overrides import override_key, to_overrides
 from digitsum.cli.schemas import TrainConfig
@@ -32,19 +32,19 @@ from digitsum.tuning.search import Pruned, Report, Search
 class Pruning:
     """When a trial may be pruned."""
 
-    startup_trials: int = 5
-    warmup_epochs: int | None = None
+    startup_trials: int
+    warmup_epochs: int | None
 
 
-@dataclass
+@dataclass(kw_only=True)
 class TuneConfig(TrainConfig):
-    """What `scripts/tune.py` is told."""
+    """What `scripts/tune.py` is told; the values are those of `conf/tune.yaml`."""
 
-    search: Any = MISSING
-    study: str = MISSING
-    num_trials: int = 20
-    sampler_seed: int = 0
-    pruning: Pruning = field(default_factory=Pruning)
+    search: Any
+    study: str
+    num_trials: int
+    sampler_seed: int
+    pruning: Pruning
 
 
 OWN = {*TuneConfig.__dataclass_fields__} - {*TrainConfig.__dataclass_fields__}
@@ -97,11 +97,10 @@ def check(base: DictConfig, wanted: dict[str, Any], settings: dict[str, Any], fi
         for value in options.get("choices", [options.get("low"), options.get("high")]):
             trial = base.copy()
             OmegaConf.update(trial, key, value)
-            model_arguments(trial)
-            build_datamodule(trial)
+            check_data(model_arguments(trial), build_datamodule(trial))
     build_training(base.copy(), Signals(), in_sweep=True)
     datamodule = build_datamodule(base)
-    train.check_counts(model_arguments(base), datamodule)
+    check_data(model_arguments(base), datamodule)
     datamodule.prepare_data()
 
 

@@ -27,6 +27,7 @@ from digitsum.data.glyphs import load_glyph_pools
 from digitsum.data.shards import open_shards, read_images, read_sums
 from digitsum.models.checkpoints import WholeCheckpointIO, load_model
 from digitsum.models.module import SumModule
+from digitsum.models.reader import ReaderSettings
 
 
 class Payload:
@@ -81,7 +82,7 @@ def resume(command, stolen, tmp_path):
 @pytest.fixture
 def resuming(tmp_path):
     """The config of a resuming command."""
-    return OmegaConf.structured(TrainConfig(outputs_dir=str(tmp_path), run_dir="unused", monitor="val/mae"))
+    return OmegaConf.merge(OmegaConf.structured(TrainConfig), {"outputs_dir": str(tmp_path), "debug": False})
 
 
 @pytest.fixture
@@ -572,7 +573,7 @@ def test_weights_of_absurd_shapes_do_not_start_a_run(tmp_path, checkpoint, train
 
 
 def write_reader(path, change):
-    module = SumModule("reader", (40, 168), {"width": 1})
+    module = SumModule("reader", (40, 168), ReaderSettings(width=1))
     values = {**module.hparams, "options": dict(module.hparams["options"])}
     content = {"state_dict": module.state_dict(), "hyper_parameters": values}
     change(content)
