@@ -36,12 +36,15 @@ def run_script(main: Callable[[], Any], config_name: str) -> None:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from digitsum.cli.overrides import override_key, renamed
     from digitsum.errors import InputError
     from digitsum.training.signals import Interrupted
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, not as Hydra prints them
     prepare_process()
     try:
+        if older := renamed(map(override_key, sys.argv[1:])):
+            raise InputError("{}: expected {}, its name since version 0.5".format(*older))
         main()
     except Interrupted as stop:
         sys.exit(128 + stop.signum)
@@ -116,6 +119,8 @@ def _of_submitit(error: BaseException) -> bool:
 
 def did_you_mean(message: str, config_name: str) -> str:
     """What a misspelt key, group or choice in one of Hydra's messages was probably meant to be, or nothing."""
+    from digitsum.cli.overrides import renamed
+
     found = re.search(r"Could not (?:override|find) '([^']+)'|full_key: (\S+)", message)
     if found is None:
         return ""
@@ -125,7 +130,8 @@ def did_you_mean(message: str, config_name: str) -> str:
     if slash:
         close = difflib.get_close_matches(choice, [path.stem for path in (conf / group).glob("*.yaml")], 1)
         return f"; did you mean {group}={close[0]}?" if close else ""
-    close = difflib.get_close_matches(name, _known_keys(conf, config_name), 1)
+    older = renamed([name])
+    close = [older[1]] if older else difflib.get_close_matches(name, _known_keys(conf, config_name), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

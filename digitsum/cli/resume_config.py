@@ -8,6 +8,7 @@ import lightning.pytorch.callbacks
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from digitsum.cli.overrides import flat, override_key, renamed
 from digitsum.cli.schemas import (
     CheckpointSettings,
     CSVSettings,
@@ -18,6 +19,7 @@ from digitsum.cli.schemas import (
     TrainerSettings,
     model_schema,
 )
+from digitsum.data.augmentation import Augmentation
 from digitsum.data.datamodule import ArraysData, ComposedData
 from digitsum.errors import InputError
 from digitsum.runs.locate import CONFIG_FILE, LAST_CHECKPOINT, read_config
@@ -40,25 +42,29 @@ def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> Dic
     record = read_config(run_dir)
     if "${" in repr(record):  # a record is resolved: this would be looked up on the reader's machine
         raise InputError(f"{run_dir / CONFIG_FILE}: expected plain values, found an interpolation")
-    keys = [override.partition("=")[0].lstrip("+~") for override in overrides]
+    keys = [override_key(override) for override in overrides]
     for key in keys:
         if not key.startswith(_RESUMABLE_CHANGES):
             raise InputError(
                 f"{key} cannot change in a resumed run; leave it out, or start a new run with init_from=CHECKPOINT"
             )
     try:
+        if older := renamed(flat(record)):
+            raise InputError(
+                "found {}, which is {} since version 0.5; a run that is older cannot be resumed, but a new one can "
+                "start from its weights with init_from=CHECKPOINT".format(*older)
+            )
         data = ArraysData if "root" in record["data"] else ComposedData
         model = model_schema(record["model"]["network"])
         recorded = OmegaConf.structured(TrainConfig)
-        schemas: dict[str, Any] = {"data": data, "model": model, "trainer": TrainerSettings}
+        schemas = {"data": data, "model": model, "augmentation": Augmentation, "trainer": TrainerSettings}
         for group, schema in schemas.items():
             recorded[group] = OmegaConf.merge(OmegaConf.structured(schema), record[group])
-        recorded.augmentation = OmegaConf.merge(recorded.augmentation, record.get("augmentation", {}))
         recorded.callbacks = {name: _known(node) for name, node in record["callbacks"].items()}
         recorded.logger = _known(record["logger"])
         for key in TrainConfig.__dataclass_fields__:
-            if key not in (*schemas, "augmentation", "callbacks", "logger"):
-                recorded[key] = record.get(key, cfg[key])
+            if key not in (*schemas, "callbacks", "logger"):
+                recorded[key] = record[key] if key in record else cfg[key]
         OmegaConf.to_container(recorded, throw_on_missing=True)
         if not _is_plain(recorded.trainer) or recorded.trainer._target_ != TrainerSettings._target_:
             raise InputError(f"refuses to build {str(recorded.trainer._target_)!r} as a trainer of plain values")

@@ -152,7 +152,7 @@ class PredictionLogger(L.Callback):
 
     def __init__(self, every_n_epochs: int = 1, num_images: int = 12) -> None:
         if every_n_epochs < 1 or num_images < 1:
-            raise InputError("callbacks.pictures: expected every_n_epochs and num_images of 1 or more")
+            raise InputError("callbacks.prediction_logger: expected every_n_epochs and num_images of 1 or more")
         self.every_n_epochs = every_n_epochs
         self.num_images = num_images
         self._points: list[np.ndarray] = []

@@ -1,7 +1,7 @@
 """Every config composes into objects, and a wrong one is refused before anything starts."""
 
 import inspect
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import lightning as L
@@ -9,21 +9,24 @@ import make_data
 import predict
 import pytest
 import train
+import tune
+import yaml
 from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from omegaconf import OmegaConf
 
-from digitsum.cli.build import (
-    build_datamodule,
-    build_training,
-    model_arguments,
-)
+from digitsum.cli.build import build_datamodule, build_training, check_data, model_arguments
 from digitsum.cli.output_dirs import job_folder
+from digitsum.cli.overrides import override_key
+from digitsum.cli.resume_config import recorded_config
 from digitsum.cli.schemas import TrainerSettings
 from digitsum.data.datamodule import ArraysData, ComposedData
-from digitsum.models.module import SumModule
+from digitsum.errors import InputError
+from digitsum.models.module import OptimizerSettings, SumModule
 from digitsum.models.registry import NETWORKS
+from digitsum.models.two_conv import TwoConvSettings
 from digitsum.training.signals import Signals
 
 EXPERIMENTS = sorted(path.stem for path in (ROOT / "conf" / "experiment").glob("*.yaml"))
@@ -67,33 +70,44 @@ def test_every_recipe_can_be_used_with_ones_own_arrays(composed, experiment):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_settings_are_built_and_checked_once(composed, monkeypatch, name):
+    settings, built = NETWORKS[name][1], []
+    check = settings.__post_init__
+    monkeypatch.setattr(settings, "__post_init__", lambda self: built.append(self) or check(self))
+    module = SumModule(image_size=(40, 168), **model_arguments(composed(f"model={name}")))
+    assert len(built) == 1
+    assert module.hparams["options"] == asdict(built[0])
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_says_whether_it_takes_the_number_of_digits(composed, name):
+    cfg = composed(f"model={name}", "data.layout.num_digits=[2,3]")
+    if name == "reader":
+        with pytest.raises(InputError, match=r"model.num_digits=4: the canvases hold \[2,3\] digits"):
+            check_data(model_arguments(cfg), build_datamodule(cfg))
+    else:
+        check_data(model_arguments(cfg), build_datamodule(cfg))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_has_a_config_that_builds_it(composed, name):
     assert model_arguments(composed(f"model={name}"))["network"] == name
 
 
+REFERENCE = {
+    "conv1_channels": 32, "conv2_channels": 64, "kernel_size": 3, "pooling": "max", "conv_dropout": 0.25,
+    "hidden_units": 128, "dense_dropout": 0.5, "fast": True,
+    "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7, "weight_decay": 0.0, "schedule": "constant",
+    "warmup": 0.3, "network": "two_conv",
+}  # fmt: skip
+
+
 def test_the_defaults_are_the_reference(composed):
     cfg = composed()
-    assert model_arguments(cfg) == {
-        "network": "two_conv",
-        "options": {
-            "conv1_channels": 32,
-            "conv2_channels": 64,
-            "kernel_size": 3,
-            "pooling": "max",
-            "conv_dropout": 0.25,
-            "hidden_units": 128,
-            "dense_dropout": 0.5,
-        },
-        "optimizer": {
-            "lr": 1e-3,
-            "beta1": 0.9,
-            "beta2": 0.999,
-            "epsilon": 1e-7,
-            "weight_decay": 0.0,
-            "schedule": "constant",
-            "warmup": 0.3,
-        },
-    }
+    assert cfg.model == REFERENCE
+    arguments = model_arguments(cfg)
+    assert (arguments["network"], arguments["settings"]) == ("two_conv", TwoConvSettings())
+    assert arguments["optimizer"] == OptimizerSettings()
     assert (cfg.trainer.max_epochs, cfg.data.batch_size) == (10, 64)
     assert "early_stopping" not in cfg.callbacks
 
@@ -130,8 +144,8 @@ def test_callbacks_can_be_added_changed_and_dropped(composed):
     assert "EarlyStopping" not in names()
     stopping = names("callbacks=early_stopping", "callbacks.early_stopping.patience=7")["EarlyStopping"]
     assert (stopping.patience, stopping.monitor) == (7, "val/mae")
-    assert names("callbacks.pictures.num_images=5")["PredictionLogger"].num_images == 5
-    assert "PredictionLogger" not in names("~callbacks.pictures")
+    assert names("callbacks.prediction_logger.num_images=5")["PredictionLogger"].num_images == 5
+    assert "PredictionLogger" not in names("~callbacks.prediction_logger")
 
 
 def test_a_sweep_has_no_progress_bar_unless_asked_for(composed):
@@ -190,7 +204,7 @@ def test_job_folders_stay_within_what_a_file_system_takes():
         ("trainer.max_epochs=ten", ["trainer.max_epochs", "ten"]),
         ("trainer.accelerator=abacus", ["trainer", "abacus"]),
         ("callbacks.checkpoint.moniter=x", ["moniter"]),
-        ("callbacks.pictures.num_images=0", ["num_images"]),
+        ("callbacks.prediction_logger.num_images=0", ["num_images"]),
         ("logger=paper", ["paper"]),
         ("experiment=none_such", ["none_such"]),
     ],
@@ -216,7 +230,7 @@ def test_a_wrong_setting_is_refused_in_a_line_or_two_before_anything_starts(comm
         ("callbacks.checkpoint.moniter=x", "callbacks.checkpoint.monitor"),
         ("experiment=smok", "experiment=smoke"),
         ("experiment=reader model.num_digit=3", "model.num_digits"),
-        ("model=reader model.digits_cost=3", "model.length_penalty"),
+        ("model=reader model.length_penality=3", "model.length_penalty"),
         ("data.layout.num_digit=3", "data.layout.num_digits"),
         ("sead=1", "seed"),
     ],
@@ -225,6 +239,51 @@ def test_a_misspelt_name_gets_the_one_that_was_meant(command, tmp_path, override
     result = command(train.main, *override.split(), f"outputs_dir={tmp_path}", f"hydra.run.dir={tmp_path}/run")
     assert result.code == 1
     assert result.text.strip().endswith(f"did you mean {meant}?"), result.text
+
+
+OLDER = [
+    (train, "model.digit_cost=0.5", "model.length_penalty"),
+    (train, "model=reader model.digit_cost=0.5", "model.length_penalty"),
+    (train, "+model.digit_cost=0.5", "model.length_penalty"),
+    (train, "~model.digit_cost", "model.length_penalty"),
+    (train, "-m model=reader model.digit_cost=0,0.5", "model.length_penalty"),
+    (train, "augmentation.slant=0.2", "augmentation.shear"),
+    (train, "augmentation.warp=1", "augmentation.elastic"),
+    (train, "augmentation.warp_spacing=9", "augmentation.elastic_spacing"),
+    (train, "callbacks.pictures.num_images=6", "callbacks.prediction_logger.num_images"),
+    (train, "~callbacks.pictures", "callbacks.prediction_logger"),
+    (predict, "views=6", "tta"),
+    (tune, "search.augmentation.warp.high=3", "search.augmentation.elastic.high"),
+    (tune, "~search.augmentation.warp", "search.augmentation.elastic"),
+    (tune, "+search.model.digit_cost={}", "search.model.length_penalty"),
+]
+
+
+@pytest.mark.parametrize(("script", "words", "now"), OLDER)
+def test_a_key_of_an_older_version_gets_the_one_that_it_is_now(command, tmp_path, script, words, now):
+    result = command(script.main, *words.split(), f"outputs_dir={tmp_path}", f"hydra.run.dir={tmp_path}/run")
+    assert result.code == 1
+    older = override_key(words.split()[-1])
+    assert result.text.strip() == f"error: {older}: expected {now}, its name since version 0.5"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_older_key_inside_an_experiment_gets_the_one_that_it_is_now(command, tmp_path):
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "older.yaml").write_text("# @package _global_\naugmentation:\n  slant: 1\n")
+    words = (f"hydra.searchpath=[file://{tmp_path}/conf]", "experiment=older", f"hydra.run.dir={tmp_path}/run")
+    result = command(train.main, *words)
+    assert result.code == 1
+    assert result.text.strip().endswith("did you mean augmentation.shear?"), result.text
+
+
+def test_a_run_that_an_older_version_recorded_is_not_resumed(composed, tmp_path):
+    record = OmegaConf.to_container(composed("data.mnist_root=here", "outputs_dir=here"), resolve=True)
+    record["augmentation"]["slant"] = record["augmentation"].pop("shear")
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(record))
+    with pytest.raises(InputError, match=r"config.yaml: found augmentation.slant, which is augmentation.shear since"):
+        recorded_config(composed(), tmp_path, [])
 
 
 def test_a_name_like_no_other_gets_no_proposal(command, tmp_path):

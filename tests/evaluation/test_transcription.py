@@ -332,7 +332,7 @@ def test_training_gives_the_same_weights_with_the_truth_files_there_gone_and_rep
         result = command(
             train.main, "data=arrays", f"data.root='{root}'", f"run_dir={folder}", f"hydra.run.dir={folder}",
             "data.batch_size=16", "model=reader", "model.width=2", "trainer=cpu", "trainer.max_epochs=1",
-            f"outputs_dir={tmp_path}", "logger=none", "~callbacks.pictures",
+            f"outputs_dir={tmp_path}", "logger=none", "~callbacks.prediction_logger",
         )  # fmt: skip
         assert result.code == 0, result.text
         checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
