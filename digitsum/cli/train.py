@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from digitsum.cli.build import build_datamodule, build_module, build_training, check_data, model_arguments
 from digitsum.cli.console import log, log_written
 from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero
+from digitsum.data.datamodule import SumDataModule
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import metrics_table
 from digitsum.files import require_space, write_json, write_text
@@ -45,8 +46,8 @@ def run(
     check_data(arguments, datamodule)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer = build_training(cfg, signals, in_sweep=in_sweep, callbacks=callbacks)
-    from_rank_zero("data", lambda: str(datamodule.folder))
-    datamodule.prepare_data()
+    from_rank_zero("data", lambda: prepared(datamodule))
+    datamodule.prepare_data()  # on a node whose disk is another
     datamodule.setup()
     module = build_module(arguments, datamodule)
     ckpt_path = restore(run_dir) if cfg.resume is not None else None
@@ -87,6 +88,12 @@ def run(
         log.info("  python scripts/predict.py ckpt_path='%s'", run_dir / BEST_CHECKPOINT)
     log.info("  tensorboard --logdir '%s'", cfg.outputs_dir)
     return score
+
+
+def prepared(datamodule: SumDataModule) -> str:
+    """The folder of the data, which are composed now unless they are cached."""
+    datamodule.prepare_data()
+    return str(datamodule.folder)
 
 
 def check_same(cfg: DictConfig, run_dir: Path) -> None:

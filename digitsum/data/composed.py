@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ class Composition:
         """How many canvases `split` has."""
         return {"train": self.num_train, "val": self.num_val, "test": self.num_test}[split]
 
+    @cached_property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with anything that would change an array.
 
@@ -80,6 +82,12 @@ class Composition:
         return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
+def dataset_folder(composition: Composition, datasets_dir: Path) -> Path:
+    """The folder below `datasets_dir` that holds the composed set, or will."""
+    total = sum(composition.count(split) for split in SPLITS)
+    return datasets_dir / f"{composition.glyphs}-{total}-{composition.fingerprint}"
+
+
 def cached_dataset(
     composition: Composition,
     datasets_dir: Path,
@@ -89,8 +97,7 @@ def cached_dataset(
     progress: Callable[[int], None] | None = None,
 ) -> Path:
     """The folder below `datasets_dir` that holds the composed set; composed now unless it is there already."""
-    total = sum(composition.count(split) for split in SPLITS)
-    folder = datasets_dir / f"{composition.glyphs}-{total}-{composition.fingerprint()}"
+    folder = dataset_folder(composition, datasets_dir)
     if not exists(folder / "dataset.json"):
         write_dataset(composition, folder, mnist_root=mnist_root, download=download, progress=progress)
     return folder
@@ -120,7 +127,7 @@ def write_dataset(
     Raises:
         InputError: the glyphs cannot be loaded, `folder` holds something else, or it cannot be written.
     """
-    fingerprint = composition.fingerprint()
+    fingerprint = composition.fingerprint
     pools = load_glyph_pools(
         composition.glyphs,
         mnist_root=mnist_root,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import lightning as L
 from digitsum.data.augmentation import Augmentation
 from digitsum.data.batches import Batch, Batches, device_room, on_device
 from digitsum.data.canvases import Layout
-from digitsum.data.composed import Composition, cached_dataset
+from digitsum.data.composed import Composition, cached_dataset, dataset_folder
 from digitsum.data.glyphs import SPLITS
 from digitsum.data.shards import SumDataset, open_splits
 from digitsum.errors import InputError
@@ -71,7 +72,7 @@ class ComposedData(Composition):
         super().__post_init__()
         _check(self)
 
-    @property
+    @cached_property
     def composition(self) -> Composition:
         """What determines the arrays, without where they are."""
         return Composition(**{name: getattr(self, name) for name in Composition.__dataclass_fields__})
@@ -110,13 +111,27 @@ class SumDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Compose the data set unless it is cached."""
-        _ = self.folder
+        if isinstance(self.data, ComposedData):
+            cached_dataset(
+                self.data.composition,
+                Path(self.data.datasets_dir),
+                mnist_root=self.data.mnist_root,
+                download=self.data.download,
+                progress=self._progress,
+            )
 
     def setup(self, stage: str | None = None) -> None:
-        """Open and check the arrays, once."""
+        """Open and check the arrays, once; after `prepare_data`."""
         if not self.splits:
             seed = self.data.split_seed if isinstance(self.data, ArraysData) else 0
             self.splits = open_splits(self.folder, seed)
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder of the data; a composed set is there after `prepare_data`."""
+        if isinstance(self.data, ArraysData):
+            return Path(self.data.root)
+        return dataset_folder(self.data.composition, Path(self.data.datasets_dir))
 
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint knows the data that it was trained on."""
@@ -201,19 +216,6 @@ class SumDataModule(L.LightningDataModule):
         if self.augmentation and self.trainer is not None and self.trainer.training and len(batch["images"]):
             return {**batch, "images": self.augmentation(batch["images"])}
         return batch
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the data; a composed set is composed now unless it is cached."""
-        if isinstance(self.data, ArraysData):
-            return Path(self.data.root)
-        return cached_dataset(
-            self.data.composition,
-            Path(self.data.datasets_dir),
-            mnist_root=self.data.mnist_root,
-            download=self.data.download,
-            progress=self._progress,
-        )
 
 
 def data_of(description: Any, places: dict[str, str | None], path: Path) -> ArraysData | ComposedData:

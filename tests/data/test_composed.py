@@ -120,7 +120,7 @@ def test_the_statistics_are_those_of_the_arrays(written, split):
 def test_the_description_has_every_setting_and_the_sizes_of_the_pools(small, written):
     stated = json.loads((written / "dataset.json").read_text())
     assert {name: stated[name] for name in asdict(small)} == asdict(small)
-    assert stated["fingerprint"] == small.fingerprint()
+    assert stated["fingerprint"] == small.fingerprint
     assert stated["glyphs_per_split"] == {"train": 32, "val": 4, "test": 4}
 
 
@@ -202,30 +202,30 @@ def test_every_setting_is_among_the_changes_tested_here():
 def test_the_fingerprint_changes_with_every_setting(small):
     changed = [replace(small, **{name: value}) for name, value in CHANGES.items()]
     changed += [replace(small, layout=Layout(**{name: value})) for name, value in LAYOUT_CHANGES.items()]
-    fingerprints = {composition.fingerprint() for composition in [small, *changed]}
+    fingerprints = {composition.fingerprint for composition in [small, *changed]}
     assert len(fingerprints) == 1 + len(CHANGES) + len(LAYOUT_CHANGES)
 
 
 def test_equal_settings_have_one_fingerprint_of_twelve_hexadecimal_digits(small):
-    assert replace(small, layout=Layout()).fingerprint() == small.fingerprint()
-    assert len(small.fingerprint()) == 12
-    assert int(small.fingerprint(), 16) >= 0
+    assert replace(small, layout=Layout()).fingerprint == small.fingerprint
+    assert len(small.fingerprint) == 12
+    assert int(small.fingerprint, 16) >= 0
 
 
 def test_the_fingerprint_changes_with_the_bytes_of_own_glyphs_and_not_with_their_path(small, tmp_path):
     images, labels = (tmp_path / name for name in ("moved_ink.npy", "moved_digits.npy"))
     shutil.copy(small.glyph_images, images)
     shutil.copy(small.glyph_labels, labels)
-    assert replace(small, glyph_images=str(images), glyph_labels=str(labels)).fingerprint() == small.fingerprint()
+    assert replace(small, glyph_images=str(images), glyph_labels=str(labels)).fingerprint == small.fingerprint
     for path in (images, labels):
         content = bytearray(path.read_bytes())
         content[-8] ^= 1
         path.write_bytes(content)
     fingerprints = {
-        small.fingerprint(),
-        replace(small, glyph_images=str(images)).fingerprint(),
-        replace(small, glyph_labels=str(labels)).fingerprint(),
-        replace(small, glyph_images=str(images), glyph_labels=str(labels)).fingerprint(),
+        small.fingerprint,
+        replace(small, glyph_images=str(images)).fingerprint,
+        replace(small, glyph_labels=str(labels)).fingerprint,
+        replace(small, glyph_images=str(images), glyph_labels=str(labels)).fingerprint,
     }
     assert len(fingerprints) == 4
 
@@ -261,7 +261,7 @@ def test_a_set_is_composed_once(small, tmp_path):
 
 def test_the_cache_names_a_folder_after_its_glyphs_size_and_fingerprint(small, tmp_path, written):
     folder = cached_dataset(small, tmp_path / "new" / "cache")
-    assert folder == tmp_path / "new" / "cache" / f"arrays-79-{small.fingerprint()}"
+    assert folder == tmp_path / "new" / "cache" / f"arrays-79-{small.fingerprint}"
     assert same_arrays(folder, written)
 
 
@@ -410,7 +410,7 @@ def test_two_processes_that_prepare_one_set_at_once_both_get_it_whole(small, tmp
     for process in processes:
         process.join(180)
     assert [process.exitcode for process in processes] == [0, 0]
-    folder = tmp_path / f"arrays-79-{small.fingerprint()}"
+    folder = tmp_path / f"arrays-79-{small.fingerprint}"
     assert {results.get(), results.get()} == {str(folder)}
     assert list(tmp_path.iterdir()) == [folder]
     assert same_arrays(folder, written)

@@ -66,7 +66,32 @@ def test_composed_data_are_composed_by_prepare_data_once(composed, tmp_path):
         SumDataModule(data, progress=progress.append).prepare_data()
     assert sum(progress) == 29
     (folder,) = (tmp_path / "cache").iterdir()
-    assert folder.name == f"bundled-29-{data.composition.fingerprint()}"
+    assert folder.name == f"bundled-29-{data.composition.fingerprint}"
+
+
+def test_the_folder_of_composed_data_is_known_before_they_are_composed(composed, tmp_path):
+    datamodule = SumDataModule(replace(composed, datasets_dir=str(tmp_path / "cache")))
+    folder = datamodule.folder
+    assert not (tmp_path / "cache").exists()
+    with pytest.raises(InputError, match="found nothing"):
+        datamodule.setup()
+    datamodule.prepare_data()
+    assert (folder / "dataset.json").exists()
+    assert datamodule.folder is folder
+
+
+def test_own_glyphs_are_hashed_once(composed, tmp_path, monkeypatch):
+    rng, paths = np.random.default_rng(0), [str(tmp_path / name) for name in ("ink.npy", "digits.npy")]
+    np.save(paths[0], rng.integers(256, size=(40, 28, 28), dtype=np.uint8))
+    np.save(paths[1], np.arange(40) % 10)
+    own = {"glyphs": "arrays", "glyph_images": paths[0], "glyph_labels": paths[1], "datasets_dir": str(tmp_path)}
+    read, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: read.append(str(path)) or read_bytes(path))
+    datamodule = SumDataModule(replace(composed, **own))
+    for _ in range(2):
+        datamodule.prepare_data()
+    datamodule.setup()
+    assert [path for path in read if path in paths] == paths
 
 
 def test_the_cache_does_not_depend_on_places_or_the_batch_size(composed):

@@ -323,7 +323,7 @@ def test_a_data_set_with_a_damaged_description_is_left_alone(composed, steps):
         put(folder / "dataset.json", content)
         before = tree(folder.parent)
         taken = outcome(folder / "dataset.json", lambda: write_dataset(composition, folder) or True)
-        assert taken is None or json.loads(content)["fingerprint"] == composition.fingerprint()
+        assert taken is None or json.loads(content)["fingerprint"] == composition.fingerprint
         assert tree(folder.parent) == before
     finally:
         put(folder / "dataset.json", original)
@@ -416,9 +416,9 @@ READERS = {
     "images": lambda path: read_images(path.with_suffix(".npy")),
     "sums": lambda path: read_sums(path.with_suffix(".npy")),
     "glyphs": lambda path: _glyphs(path, path),
-    "fingerprint": lambda path: Composition(
-        glyphs="arrays", glyph_images=str(path), glyph_labels=str(path)
-    ).fingerprint(),
+    "fingerprint": lambda path: (
+        Composition(glyphs="arrays", glyph_images=str(path), glyph_labels=str(path)).fingerprint
+    ),
     "picture": lambda path: read_picture(path, SIZE),
     "checkpoint": lambda path: load_model(path),
     "safetensors": lambda path: load_model(path.with_suffix(".safetensors")),
