@@ -1,28 +1,29 @@
-"""Files: written whole or not at all, and read without trusting them."""
+"""Files: written whole or not at all, read without trusting them, and locked."""
 
+import errno
 import json
 import os
+import secrets
 import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from digitsum.errors import InputError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
+
+_SOFT = ".process"
+_NO_FLOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
+"""What a file system answers that has no locks: Lustre and NFS, as many clusters mount them."""
 
 
 @contextmanager
@@ -35,25 +36,22 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         InputError: the folder cannot be written (read-only, full, or not a folder).
     """
-    temporary: Path | None = None
+    # tempfile's would be private to its owner, and some file systems (CIFS) refuse to change that
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes the file private to its owner; results are as readable as any other file of the user's
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     except OSError as error:
         raise InputError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it may have a name that no file can have
+            temporary.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -165,30 +163,57 @@ def require_space(folder: Path, num_bytes: int, what: str) -> None:
 def locked(folder: Path) -> Iterator[None]:
     """Keep every other process out of `folder` inside the block; the lock ends with the process, however it ends.
 
-    Where the operating system has no such locks (Windows) nothing is kept out.
-
     Raises:
         InputError: another process is at work in the folder, or it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
+        lock = _acquired(folder / ".lock")
+    except Timeout as error:
+        left = f"; if it was killed, delete {error.lock_file}" if Path(error.lock_file).name != ".lock" else ""
+        raise InputError(
+            f"{folder}: another process is writing into this folder; wait for it, or choose another{left}"
+        ) from error
     except OSError as error:
         raise InputError(
             f"cannot write {folder}: {error.strerror or error}; free space or choose another folder"
         ) from error
-    with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(
-                    f"{folder}: another process is writing into this folder; wait for it, or choose another"
-                ) from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _acquired(path: Path) -> BaseFileLock:
+    """Lock the file `path`, made where there is none.
+
+    Where the file system has no locks, a second file that names its process stands for one.
+
+    Raises:
+        Timeout: another process has the lock.
+        OSError: the file cannot be written.
+    """
+    try:
+        return FileLock(path, fallback_to_soft=False).acquire(timeout=0).lock
+    except OSError as error:
+        if error.errno not in _NO_FLOCK:
+            raise
+    soft = Path(f"{path}{_SOFT}")
+    if soft.exists():
+        _remove_left(soft)
+    return SoftFileLock(soft).acquire(timeout=0).lock
+
+
+def _remove_left(soft: Path) -> None:
+    """Remove a soft lock if its process, of this machine, has died without a chance to.
+
+    filelock does so only where a file system can exchange two names, which those without locks seldom can.
+    """
+    # one process at a time: what stands there the next moment may be another's
+    with SoftFileLock(f"{soft}.break").acquire(timeout=0) as own, suppress(OSError, ValueError, OverflowError):
+        (pid, host, *_), (_, here, *_) = (Path(path).read_text().splitlines() for path in (soft, own.lock_file))
+        if host == here and os.name == "posix":
+            try:
+                os.kill(int(pid), 0)
+            except ProcessLookupError:
+                soft.unlink()

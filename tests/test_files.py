@@ -1,9 +1,12 @@
-"""Files are written whole or not at all, and whatever is wrong with one that is read is said in one line."""
+"""Files: written whole or not at all, read with a line for whatever is wrong with them, and locked."""
 
 import errno
 import io
 import os
+import signal
 import stat
+import subprocess
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import numpy as np
 import pytest
 
 from digitsum.errors import InputError
-from digitsum.files import read_json, read_npy, write_json, write_text, written_whole
+from digitsum.files import locked, read_json, read_npy, write_json, write_text, written_whole
 
 
 @contextmanager
@@ -120,6 +123,105 @@ def test_a_file_is_as_readable_as_the_users_umask_says(tmp_path, mask, mode):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "result.txt").stat().st_mode) == mode
+
+
+def test_a_file_is_written_where_its_mode_cannot_be_changed(tmp_path, monkeypatch):
+    def no_chmod(*_, **__):
+        raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
+
+    for name in ("chmod", "fchmod"):
+        monkeypatch.setattr(os, name, no_chmod)
+    write_text(tmp_path / "result.txt", "new")
+    assert (tmp_path / "result.txt").read_text() == "new"
+
+
+# --- locks
+
+
+@pytest.fixture(params=["with flock", "without flock"])
+def file_system(request, monkeypatch):
+    """Both kinds of file system: some clusters mount Lustre and NFS without file locks."""
+    if request.param == "without flock":
+        monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", no_flock)
+    return request.param
+
+
+def no_flock(*_):
+    raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+
+def test_a_locked_folder_is_refused_until_the_block_ends(tmp_path, file_system):
+    for _ in range(2):
+        with locked(tmp_path / "new" / "run"):
+            with refused(tmp_path / "new" / "run", "another process is writing into this folder"):
+                locked(tmp_path / "new" / "run").__enter__()
+            with locked(tmp_path / "other"):
+                pass
+
+
+def test_an_exception_ends_a_lock(tmp_path, file_system):
+    with pytest.raises(KeyError), locked(tmp_path):
+        raise KeyError
+    with locked(tmp_path):
+        pass
+
+
+def test_a_lock_leaves_at_most_its_hidden_file(tmp_path, file_system):
+    with locked(tmp_path):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == [".lock"]
+
+
+LOCK_AND_DIE = """
+import errno, os, signal, sys
+from pathlib import Path
+from digitsum.files import locked
+if sys.argv[2] == "without flock":
+    import fcntl
+    def no_flock(*_): raise OSError(errno.ENOSYS, "")
+    fcntl.flock = no_flock
+with locked(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_lock_ends_with_its_process_even_if_that_is_killed(tmp_path, file_system):
+    command = [sys.executable, "-c", LOCK_AND_DIE, str(tmp_path), file_system]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+        with refused(tmp_path, "another process is writing"):
+            locked(tmp_path).__enter__()
+        process.stdin.close()
+        assert process.wait(60) == -signal.SIGKILL
+        with locked(tmp_path):
+            pass
+
+
+def test_a_lock_of_another_machine_is_refused_with_the_file_to_delete(tmp_path, monkeypatch):
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "flock", no_flock)
+    left = tmp_path / ".lock.process"
+    left.write_text("4194303\nsome-other-node\n")
+    for _ in range(2):
+        with refused(tmp_path, f"if it was killed, delete {left}"):
+            locked(tmp_path).__enter__()
+    left.unlink()
+    with locked(tmp_path):
+        pass
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root writes everywhere")
+def test_a_folder_that_cannot_be_written_cannot_be_locked(tmp_path):
+    tmp_path.chmod(0o500)
+    with refused(tmp_path, "cannot write"):
+        locked(tmp_path).__enter__()
+
+
+def test_a_file_in_the_place_of_a_folder_cannot_be_locked(tmp_path):
+    (tmp_path / "run").write_text("I am a file")
+    with refused(tmp_path / "run", "cannot write"):
+        locked(tmp_path / "run").__enter__()
 
 
 # --- JSON
