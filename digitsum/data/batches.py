@@ -1,7 +1,7 @@
 """Whole batches in an order that seed and epoch fix, cut for several processes, and taken up again by a checkpoint."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -10,17 +10,30 @@ from digitsum.data.shards import SumDataset
 
 _CHUNK = 1_000  # images put on a device at once: bounds the memory beside it
 
-Batch = dict[str, Any]
-"""`images` `(B, H, W)` uint8 or float32 in [0, 1], `index` `(B,)` int64, and where known `sums` `(B,)` int64. In one of
-several processes also `loss_weight`, a float (see `Batches`)."""
-
-
 BLOCK = 1_024
 """Images that lie together on the disk and are read together: 7 MB of 40x168 pixels, which even a spinning disk takes
 many times longer to read than to find."""
 
 WINDOW = 16 * BLOCK
 """Images that are shuffled together, of 16 blocks from anywhere: 110 MB, so that two windows fit into any memory."""
+
+
+class Batch(TypedDict):
+    """Images and what is known of them.
+
+    Attributes:
+        images: `(B, H, W)` uint8, or float32 in [0, 1].
+        index: `(B,)` int64, their numbers in the folder.
+        sums: `(B,)` int64, where they are known.
+        loss_weight: in one of several processes; see `Batches`.
+        changes: what was done to each picture, in words (`digitsum.data.pictures`).
+    """
+
+    images: torch.Tensor
+    index: torch.Tensor
+    sums: NotRequired[torch.Tensor]
+    loss_weight: NotRequired[float]
+    changes: NotRequired[list[str]]
 
 
 def full_order(count: int, seed: int, epoch: int) -> np.ndarray:
@@ -142,11 +155,16 @@ class Batches:
             self.arrays.images.read_ahead(int(index[0]), int(index[-1]) + 1)
 
     def _gather(self, places: torch.Tensor) -> Batch:
-        if self.device_cache is not None:
-            return {name: values.index_select(0, places) for name, values in self.device_cache.items()}
+        if (cache := self.device_cache) is not None:
+            batch = Batch(images=cache["images"].index_select(0, places), index=cache["index"].index_select(0, places))
+            if "sums" in cache:
+                batch["sums"] = cache["sums"].index_select(0, places)
+            return batch
         index = self.arrays.index[places]
-        known = {} if self.arrays.sums is None else {"sums": self.arrays.sums[index]}
-        return {"images": self.arrays.images.gather(index), "index": index, **known}
+        batch = Batch(images=self.arrays.images.gather(index), index=index)
+        if self.arrays.sums is not None:
+            batch["sums"] = self.arrays.sums[index]
+        return batch
 
 
 def on_device(arrays: SumDataset, device: torch.device) -> Batch:
@@ -154,8 +172,10 @@ def on_device(arrays: SumDataset, device: torch.device) -> Batch:
     images = torch.empty((len(arrays), *arrays.images.image_size), dtype=arrays.images.dtype, device=device)
     for part, index in zip(images.split(_CHUNK), arrays.index.split(_CHUNK), strict=True):
         part.copy_(arrays.images.gather(index))
-    known = {} if arrays.sums is None else {"sums": arrays.sums[arrays.index].to(device)}
-    return {"images": images, "index": arrays.index.to(device), **known}
+    batch = Batch(images=images, index=arrays.index.to(device))
+    if arrays.sums is not None:
+        batch["sums"] = arrays.sums[arrays.index].to(device)
+    return batch
 
 
 def device_room(device: torch.device) -> int:

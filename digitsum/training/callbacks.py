@@ -180,9 +180,9 @@ class PredictionLogger(L.Callback):
         missing = self.num_images - len(self._shown)
         if missing > 0 and trainer.is_global_zero and len(batch["sums"]):
             assert isinstance(pl_module, SumModule)
-            first = {name: batch[name][:missing] for name in ("images", "sums", "index")}
-            prediction = pl_module.predict(first["images"])
-            self._shown += [example_from_batch(first, prediction, row) for row in range(len(first["index"]))]
+            images = batch["images"][:missing]
+            prediction = pl_module.predict(images)
+            self._shown += [example_from_batch(batch, prediction, row) for row in range(len(images))]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw both figures."""

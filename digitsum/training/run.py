@@ -105,7 +105,7 @@ def _evaluate(trainer: L.Trainer, module: SumModule, datamodule: SumDataModule, 
 
     def update(batch: Batch, prediction: Prediction) -> None:
         sums, preds = gather_across_ranks(batch["sums"], prediction.estimate.float())
-        evaluation.update({"sums": sums}, Prediction(preds))
+        evaluation.update({**batch, "sums": sums}, Prediction(preds))
 
     predict(trainer, module, datamodule.batches(split), update)
     return evaluation

@@ -17,7 +17,7 @@ from benchmarks.clocks import Found, Job, PeakMemory, StepClock, count_images
 from benchmarks.textbook import textbook_loader, textbook_network
 from digitsum.cli.build import build_datamodule, build_module, build_trainer, build_training, model_arguments, register
 from digitsum.cli.console import PROJECT, tune_malloc
-from digitsum.data.batches import Batches
+from digitsum.data.batches import Batch, Batches
 from digitsum.data.shards import SumDataset, open_shards
 from digitsum.evaluation.predict import write_predictions
 from digitsum.models.checkpoints import model_of, read_checkpoint
@@ -119,7 +119,7 @@ PARTS = {  # the beginning of a name in torch's profile: what it is in the refer
 }
 
 
-def _bare_steps(job: Job) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]:
+def _bare_steps(job: Job) -> Iterator[tuple[Batch, Callable[[], None]]]:
     """Batches, each with what trains a step on it, for ever."""
     tune_malloc()
     cfg = _config("train", job, ["data=arrays"], {"data": {"root": job.data}})
@@ -133,7 +133,7 @@ def _bare_steps(job: Job) -> Iterator[tuple[dict[str, Any], Callable[[], None]]]
     while True:
         for batch in loader:
 
-            def step(batch: dict[str, Any] = batch) -> None:
+            def step(batch: Batch = batch) -> None:
                 loss = module.net.loss(module.net(batch["images"].to(job.device)), batch["sums"].to(job.device))
                 optimizer.zero_grad()
                 loss.backward()
