@@ -29,7 +29,7 @@ def loss_figure(epochs: np.ndarray, train_mse: np.ndarray, val_mse: np.ndarray, 
 
     Args:
         epochs: `(E,)` counted from 1.
-        train_mse: `(E,)` mean squared error while learning: the mean over the epoch, with dropout and bent images.
+        train_mse: `(E,)` mean squared error while learning: the mean over the epoch, with dropout and augmentation.
         val_mse: `(E,)` mean squared error on the validation set after each epoch.
         baseline_mse: of the mean baseline on the validation set.
     """

@@ -132,7 +132,7 @@ def truths_of(parts: dict[str, Any], folders: dict[str, Path]) -> dict[str, Tran
     for part, folder in folders.items():
         truth = find_truth(folder)
         if truth is not None and isinstance(parts[part], Batches):
-            images = len(parts[part].arrays.images)
+            images = len(parts[part].dataset.images)
             if len(truth[0]) != images:
                 raise InputError(f"{folder}: expected truth files for {images} images, found {len(truth[0])}")
             truths[part] = TranscriptionAccuracy(*truth)

@@ -12,7 +12,7 @@ Settings, as key=value:
     model=two_conv|reader                  model.lr=1e-3  model.schedule=constant|one_cycle|cosine
                                            two_conv: model.pooling=max|average  model.kernel_size=3
                                            reader: model.num_digits=4|[2,6]|null, digits on an image  model.width=32
-    augmentation.KEY=...                   how far training images are bent: scale shear shift elastic elastic_spacing
+    augmentation.KEY=...                   distorts training images: scale shear shift elastic elastic_spacing
     trainer=auto|cpu|gpu|mps|ddp           trainer.max_epochs=10, and any other argument of Lightning's Trainer
                                            ddp: trainer.devices=2, several devices, of a process each
     callbacks=default|early_stopping       callbacks.early_stopping.patience=3

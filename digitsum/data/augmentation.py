@@ -1,4 +1,4 @@
-"""Augmentation: each training image bent a little differently each time that it is seen."""
+"""Augmentation: each training image distorted a little differently each time that it is seen."""
 
 from dataclasses import dataclass, fields
 
@@ -13,15 +13,15 @@ _NODE_SPACING = 4  # pixels between the nodes from which the way of each pixel i
 
 @dataclass
 class Augmentation:
-    """How far images are bent, each by random amounts of its own; the defaults leave them as they are.
+    """How far images are distorted, each by random amounts of its own; the defaults leave them as they are.
 
     Attributes:
         scale: largest share by which the section of the image that is shown shrinks or grows, width and height each by
             itself.
         shear: largest sideways lean, in pixels per pixel of height.
         shift: largest shift in pixels, sideways and up or down.
-        elastic: standard deviation in pixels of the random shifts of control points, between which images bend.
-        elastic_spacing: pixels between control points: the smaller, the more local the bending.
+        elastic: standard deviation in pixels of the random shifts of control points of an elastic deformation.
+        elastic_spacing: pixels between control points: the smaller, the more local the deformation.
 
     Raises:
         InputError: a value out of range.
@@ -46,7 +46,7 @@ class Augmentation:
         return any((self.scale, self.shear, self.shift, self.elastic))
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Bend images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; float in [0, 1] comes back.
+        """Augment images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; float in [0, 1] comes back.
 
         What moves in from outside is 0. The random numbers are those of torch's generator of the images' device.
         """
@@ -68,9 +68,9 @@ class Augmentation:
         nodes = torch.stack([from_x, from_y], dim=1)
         if self.elastic:
             points = (height // self.elastic_spacing + 2, width // self.elastic_spacing + 2)
-            bend = torch.randn((count, 2, *points), device=device)
-            bend *= torch.tensor([2 / width, 2 / height], device=device)[:, None, None] * self.elastic
-            nodes += F.interpolate(bend, (nodes_y, nodes_x), mode="bicubic", align_corners=True)
+            shifts = torch.randn((count, 2, *points), device=device)
+            shifts *= torch.tensor([2 / width, 2 / height], device=device)[:, None, None] * self.elastic
+            nodes += F.interpolate(shifts, (nodes_y, nodes_x), mode="bicubic", align_corners=True)
         # channels last is the order that grid_sample wants
         nodes = nodes.contiguous(memory_format=torch.channels_last)
         grid = F.interpolate(nodes, (height, width), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)

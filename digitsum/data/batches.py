@@ -1,4 +1,4 @@
-"""Whole batches in an order that seed and epoch fix, cut for several processes, and taken up again by a checkpoint."""
+"""Whole batches in an order that seed and epoch fix, split over several processes, and resumed from a checkpoint."""
 
 from collections.abc import Iterator
 from typing import Any, NotRequired, TypedDict
@@ -68,18 +68,18 @@ class Batches:
     processes of `loss_weight` times the mean loss of a part is the mean loss of the batch.
 
     Args:
-        arrays: the split.
+        dataset: the split.
         batch_size: of all processes together; 1 or more.
         shuffle_seed: with the epoch's number it fixes the order.
         rank: which of the processes this is, from 0.
         world_size: how many processes there are.
-        blocks: shuffle by `digitsum.data.batches.block_order`, and have the disk read ahead, not by `full_order`.
-        resident: the whole split on a device, by `on_device`; batches are then gathered there.
+        blocks: shuffle by `block_order`, and have the disk read ahead, not by `full_order`.
+        device_cache: the whole split on a device, by `on_device`; batches are then gathered there.
     """
 
     def __init__(
         self,
-        arrays: SumDataset,
+        dataset: SumDataset,
         batch_size: int,
         shuffle_seed: int | None = None,
         *,
@@ -90,7 +90,7 @@ class Batches:
     ) -> None:
         assert batch_size >= 1
         assert 0 <= rank < world_size
-        self.arrays = arrays
+        self.dataset = dataset
         self.batch_size = batch_size
         self.shuffle_seed = shuffle_seed
         self.rank = rank
@@ -107,7 +107,7 @@ class Batches:
         self._next_epoch = epoch
 
     def __len__(self) -> int:
-        return -(-len(self.arrays) // self.batch_size)
+        return -(-len(self.dataset) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         mid_epoch = self._resumed and 0 < self._delivered < len(self)
@@ -120,7 +120,7 @@ class Batches:
         asked = self._delivered * self.batch_size // WINDOW  # windows before this one need not be read any more
         for number in range(self._delivered, len(self)):
             start = number * self.batch_size
-            count = min(self.batch_size, len(self.arrays) - start)
+            count = min(self.batch_size, len(self.dataset) - start)
             while self._reads_ahead and asked <= (start + count - 1) // WINDOW + 1:
                 self._read_ahead(order[asked * WINDOW : (asked + 1) * WINDOW])
                 asked += 1
@@ -141,9 +141,9 @@ class Batches:
 
     def _order(self) -> np.ndarray:
         if self.shuffle_seed is None:
-            return np.arange(len(self.arrays))
+            return np.arange(len(self.dataset))
         shuffled = block_order if self.blocks else full_order
-        return shuffled(len(self.arrays), self.shuffle_seed, self._epoch)
+        return shuffled(len(self.dataset), self.shuffle_seed, self._epoch)
 
     @property
     def _reads_ahead(self) -> bool:
@@ -151,8 +151,8 @@ class Batches:
 
     def _read_ahead(self, window: torch.Tensor) -> None:
         for block in (window // BLOCK).unique().tolist():
-            index = self.arrays.index[block * BLOCK : (block + 1) * BLOCK]
-            self.arrays.images.read_ahead(int(index[0]), int(index[-1]) + 1)
+            index = self.dataset.index[block * BLOCK : (block + 1) * BLOCK]
+            self.dataset.images.read_ahead(int(index[0]), int(index[-1]) + 1)
 
     def _gather(self, places: torch.Tensor) -> Batch:
         if (cache := self.device_cache) is not None:
@@ -160,21 +160,21 @@ class Batches:
             if "sums" in cache:
                 batch["sums"] = cache["sums"].index_select(0, places)
             return batch
-        index = self.arrays.index[places]
-        batch = Batch(images=self.arrays.images.gather(index), index=index)
-        if self.arrays.sums is not None:
-            batch["sums"] = self.arrays.sums[index]
+        index = self.dataset.index[places]
+        batch = Batch(images=self.dataset.images.gather(index), index=index)
+        if self.dataset.sums is not None:
+            batch["sums"] = self.dataset.sums[index]
         return batch
 
 
-def on_device(arrays: SumDataset, device: torch.device) -> Batch:
+def on_device(dataset: SumDataset, device: torch.device) -> Batch:
     """A whole split as one batch on `device`, from first to last."""
-    images = torch.empty((len(arrays), *arrays.images.image_size), dtype=arrays.images.dtype, device=device)
-    for part, index in zip(images.split(_CHUNK), arrays.index.split(_CHUNK), strict=True):
-        part.copy_(arrays.images.gather(index))
-    batch = Batch(images=images, index=arrays.index.to(device))
-    if arrays.sums is not None:
-        batch["sums"] = arrays.sums[arrays.index].to(device)
+    images = torch.empty((len(dataset), *dataset.images.image_size), dtype=dataset.images.dtype, device=device)
+    for part, index in zip(images.split(_CHUNK), dataset.index.split(_CHUNK), strict=True):
+        part.copy_(dataset.images.gather(index))
+    batch = Batch(images=images, index=dataset.index.to(device))
+    if dataset.sums is not None:
+        batch["sums"] = dataset.sums[dataset.index].to(device)
     return batch
 
 

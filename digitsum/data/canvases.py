@@ -1,4 +1,4 @@
-"""Canvases: several glyphs laid out on one image by a law, with the sum of their digits."""
+"""Canvases: several glyphs on one image, their layout drawn from a distribution, with the sum of their digits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,8 +10,7 @@ from digitsum.data.glyphs import GLYPH_SIZE, GlyphPool
 from digitsum.errors import InputError
 
 # Canvases are drawn in blocks with a random generator each, so that canvas i is the same however many are asked
-# for at once, and so that any of them can be drawn without the ones before. Part of the law: changing it changes
-# every data set.
+# for at once, and so that any of them can be drawn without the ones before. Changing it changes every data set.
 _BLOCK = 1_000
 
 OVERLAPS = ("wrap", "max", "clip")
@@ -19,7 +18,7 @@ OVERLAPS = ("wrap", "max", "clip")
 
 @dataclass
 class Layout:
-    """The law by which digits are placed on a canvas. The defaults are the public data set's.
+    """The layout distribution: how digits are placed on a canvas. The defaults are the public data set's.
 
     The first tile's left edge is `max(0, U{-first_offset..first_offset})`, each next left edge is the one before
     `+ 28 + U{-pitch_jitter..pitch_jitter}`, and each top edge is `U{0..vertical_jitter}`, where `U{a..b}` is a
@@ -28,7 +27,7 @@ class Layout:
     Attributes:
         height: of the canvas, in pixels.
         width: of the canvas, in pixels.
-        num_digits: digits on each canvas: a number, or a range `[least, most]`, each count equally likely.
+        num_digits: digits on each canvas: a number, or a range `[min, max]`, each count equally likely.
         pitch_jitter: how far, in pixels, the distance between two left edges strays from 28.
         first_offset: the largest left margin, in pixels.
         vertical_jitter: the largest top margin, in pixels.
@@ -36,7 +35,7 @@ class Layout:
             `clip` adds up to 255.
 
     Raises:
-        InputError: a value out of range, or a canvas too small for the widest layout that the law can draw.
+        InputError: a value out of range, or a canvas too small for the widest layout that can be drawn.
     """
 
     height: int = 40
@@ -48,9 +47,9 @@ class Layout:
     overlap: str = "wrap"
 
     def __post_init__(self) -> None:
-        least, most = self.digit_range
-        if not 1 <= least <= most:
-            raise InputError(f"layout.num_digits: expected 1 or more digits, least first, got {self.num_digits}")
+        min_digits, max_digits = self.digit_range
+        if not 1 <= min_digits <= max_digits:
+            raise InputError(f"layout.num_digits: expected 1 or more digits, [min, max], got {self.num_digits}")
         if not 0 <= self.pitch_jitter <= GLYPH_SIZE:
             raise InputError(f"layout.pitch_jitter: expected 0 to {GLYPH_SIZE} pixels, got {self.pitch_jitter}")
         for name in ("first_offset", "vertical_jitter"):
@@ -58,10 +57,11 @@ class Layout:
                 raise InputError(f"layout.{name}: expected 0 or more pixels, got {getattr(self, name)}")
         if self.overlap not in OVERLAPS:
             raise InputError(f"layout.overlap: expected one of {', '.join(OVERLAPS)}, got {self.overlap!r}")
-        width = self.first_offset + GLYPH_SIZE + (most - 1) * (GLYPH_SIZE + self.pitch_jitter)
+        width = self.first_offset + GLYPH_SIZE + (max_digits - 1) * (GLYPH_SIZE + self.pitch_jitter)
         if self.width < width:
             raise InputError(
-                f"layout.width: {most} digits can reach {width} pixels, got {self.width}; set data.layout.width={width}"
+                f"layout.width: {max_digits} digits can reach {width} pixels, got {self.width}; "
+                f"set data.layout.width={width}"
             )
         height = GLYPH_SIZE + self.vertical_jitter
         if self.height < height:
@@ -71,13 +71,13 @@ class Layout:
 
     @property
     def digit_range(self) -> tuple[int, int]:
-        """The least and the largest number of digits on a canvas."""
+        """The smallest and the largest number of digits on a canvas."""
         wanted = self.num_digits
         if isinstance(wanted, int) and not isinstance(wanted, bool):
             return wanted, wanted
         if isinstance(wanted, Sequence) and len(wanted) == 2 and all(type(count) is int for count in wanted):
             return wanted[0], wanted[1]
-        raise InputError(f"layout.num_digits: expected a whole number or a range [least, most], got {wanted!r}")
+        raise InputError(f"layout.num_digits: expected a whole number or a range [min, max], got {wanted!r}")
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def compose(
     """Draw canvases `start` to `start + count` of an endless, reproducible sequence.
 
     Args:
-        layout: the law.
+        layout: the distribution that layouts are drawn from.
         pool: the glyphs, each drawn with the same probability, so that digits come as often as in the pool.
         seed: 0 or more.
         stream: which of the seed's independent sequences; one for each split.
@@ -138,15 +138,15 @@ def _draw_block(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Draw `(_BLOCK, D)` positions in the pool (-1 where no digit is), left edges and top edges."""
     rng = np.random.default_rng([seed, stream, block])
-    least, most = layout.digit_range
-    shape = (_BLOCK, most)
+    min_digits, max_digits = layout.digit_range
+    shape = (_BLOCK, max_digits)
     chosen = rng.integers(num_glyphs, size=shape)
     first = np.maximum(0, rng.integers(-layout.first_offset, layout.first_offset, size=(_BLOCK, 1), endpoint=True))
-    jitter = rng.integers(-layout.pitch_jitter, layout.pitch_jitter, size=(_BLOCK, most - 1), endpoint=True)
+    jitter = rng.integers(-layout.pitch_jitter, layout.pitch_jitter, size=(_BLOCK, max_digits - 1), endpoint=True)
     left = np.cumsum(np.concatenate([first, GLYPH_SIZE + jitter], axis=1), axis=1)
     top = rng.integers(0, layout.vertical_jitter, size=shape, endpoint=True)
-    counts = rng.integers(least, most, size=(_BLOCK, 1), endpoint=True)
-    return np.where(np.arange(most) < counts, chosen, -1), left, top
+    counts = rng.integers(min_digits, max_digits, size=(_BLOCK, 1), endpoint=True)
+    return np.where(np.arange(max_digits) < counts, chosen, -1), left, top
 
 
 def _render(layout: Layout, glyphs: np.ndarray, chosen: np.ndarray, left: np.ndarray, top: np.ndarray) -> np.ndarray:

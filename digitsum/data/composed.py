@@ -39,7 +39,7 @@ class Composition:
         num_val: validation canvases.
         num_test: test canvases.
         compose_seed: of the layouts and of which glyphs are drawn; not the run's seed.
-        layout: the law of the layout.
+        layout: the distribution that layouts are drawn from.
     """
 
     glyphs: str = "bundled"

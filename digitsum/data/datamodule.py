@@ -84,7 +84,7 @@ class SumDataModule(L.LightningDataModule):
     Args:
         data: where the images and sums come from.
         shuffle_seed: of the order in which an epoch sees the training images.
-        augmentation: how far training images are bent; None or all zeros leave them as they are.
+        augmentation: of the training images; None or all zeros leave them as they are.
         progress: see `digitsum.data.composed.write_dataset`.
 
     Raises:
@@ -136,7 +136,7 @@ class SumDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """A checkpoint knows the data that it was trained on."""
         if not self._fingerprints:  # once: images all over the disk are read for it
-            self._fingerprints = {split: arrays.fingerprint() for split, arrays in self.splits.items()}
+            self._fingerprints = {split: dataset.fingerprint() for split, dataset in self.splits.items()}
         return dict(self._fingerprints)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -195,8 +195,8 @@ class SumDataModule(L.LightningDataModule):
         if self._device_cache is None and self.trainer is not None and self.data.on_device:
             device = self.trainer.strategy.root_device
             kept = {split: self.splits[split] for split in ("train", "val")}
-            fit = sum(arrays.num_bytes for arrays in kept.values()) <= device_room(device)
-            self._device_cache = {split: on_device(arrays, device) for split, arrays in kept.items()} if fit else {}
+            fit = sum(dataset.num_bytes for dataset in kept.values()) <= device_room(device)
+            self._device_cache = {split: on_device(dataset, device) for split, dataset in kept.items()} if fit else {}
         return self._device_cache or {}
 
     def train_dataloader(self) -> Batches:

@@ -64,7 +64,7 @@ def write_predictions(
             listeners: list[Any] = [_Table(writer, part, batches, header=number == 0, reads=reads)]
             if reads:
                 listeners.append(functools.partial(overlays.update, part=part))
-            if isinstance(batches, Batches) and batches.arrays.sums is not None:
+            if isinstance(batches, Batches) and batches.dataset.sums is not None:
                 rows[part] = {"model": Evaluation(module.train_mean)}
                 listeners.append(functools.partial(total.update, part=part))
                 if reads:
@@ -141,7 +141,7 @@ class _Table:
         self._part = part
         self._paths = batches.paths if isinstance(batches, PictureBatches) else None
         if header:
-            known = isinstance(batches, Batches) and batches.arrays.sums is not None
+            known = isinstance(batches, Batches) and batches.dataset.sums is not None
             writer.writerow(
                 ["part", "file" if self._paths else "index", "predicted", "rounded"]
                 + (["probability", "low", "high", "digits"] if reads else [])

@@ -95,7 +95,7 @@ def compose_canvases(job: Job) -> Found:
 def reader_step(job: Job) -> Found:
     """A training step of the reader as experiment=reader has it, and the share of it that its loss takes.
 
-    Each step is timed as a whole (bent images, network, loss, backward, AdamW; 64 images, bfloat16), and then the loss
+    Each step is timed as a whole (augmentation, network, loss, backward, AdamW; 64 images, bfloat16), and then the loss
     alone, forward and backward, on that step's output.
     """
     tune_malloc()

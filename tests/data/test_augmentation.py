@@ -1,4 +1,4 @@
-"""Bent images: how far they may be bent, that each is bent by itself, and that nothing is left to chance but chance."""
+"""Augmented images: how far each setting goes, that each image gets its own, and that the seed fixes all of it."""
 
 from dataclasses import fields
 
@@ -17,7 +17,7 @@ def images():
     return torch.randint(0, 256, (5, HEIGHT, WIDTH), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def bent(images, seed=0, **settings):
+def augmented(images, seed=0, **settings):
     torch.manual_seed(seed)
     return Augmentation(**settings)(images)
 
@@ -41,21 +41,21 @@ def centre(images, axis):
 
 def test_no_settings_change_nothing_and_are_false(images):
     assert not Augmentation()
-    assert torch.allclose(bent(images), images.float() / 255, atol=1e-4)
+    assert torch.allclose(augmented(images), images.float() / 255, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (28, 28), (41, 77)])
 def test_images_of_any_size_keep_it_and_their_pixels(size):
     images = torch.rand(2, *size)
-    assert torch.allclose(bent(images), images, atol=1e-4)
-    assert bent(images, **RECIPE).shape == (2, *size)
+    assert torch.allclose(augmented(images), images, atol=1e-4)
+    assert augmented(images, **RECIPE).shape == (2, *size)
 
 
 @pytest.mark.parametrize("name", RECIPE)
-def test_each_setting_alone_is_true_and_bends_each_image_by_itself(images, name):
+def test_each_setting_alone_is_true_and_distorts_each_image_by_itself(images, name):
     settings = {name: RECIPE[name]}
     assert Augmentation(**settings)
-    results = bent(copies(images[0], 20), **settings)
+    results = augmented(copies(images[0], 20), **settings)
     assert not torch.allclose(results[0], images[0] / 255, atol=1e-2)
     differences = (results[:, None] - results).abs().amax((2, 3))
     assert (differences + torch.eye(20) > 1e-2).all()
@@ -63,7 +63,7 @@ def test_each_setting_alone_is_true_and_bends_each_image_by_itself(images, name)
 
 def test_a_shift_moves_by_at_most_so_many_pixels_in_each_direction():
     image = spot()
-    results = bent(copies(image), shift=3)
+    results = augmented(copies(image), shift=3)
     for axis in (-1, -2):
         moved = centre(results, axis) - centre(image, axis)
         assert moved.abs().max() <= 3 + 1e-3
@@ -73,7 +73,7 @@ def test_a_shift_moves_by_at_most_so_many_pixels_in_each_direction():
 
 
 def test_both_directions_are_shifted_independently():
-    results = bent(copies(spot()), shift=3)
+    results = augmented(copies(spot()), shift=3)
     sideways, up = (centre(results, axis) for axis in (-1, -2))
     assert torch.corrcoef(torch.stack([sideways, up]))[0, 1].abs() < 0.2
 
@@ -81,7 +81,7 @@ def test_both_directions_are_shifted_independently():
 def test_a_scale_shrinks_and_grows_by_at_most_its_share():
     image = torch.zeros(HEIGHT, WIDTH)
     image[:, 134:136] = image[:, 32:34] = 1  # two lines, as far from the middle
-    results = bent(copies(image), scale=0.1)
+    results = augmented(copies(image), scale=0.1)
     right, left = results.clone(), results.clone()
     right[:, :, :84], left[:, :, 84:] = 0, 0
     ratio = (centre(right, -1) - centre(left, -1)) / 102
@@ -94,15 +94,15 @@ def test_a_scale_shrinks_and_grows_by_at_most_its_share():
 def test_height_and_width_are_scaled_each_by_itself():
     image = torch.zeros(HEIGHT, WIDTH)
     image[10:30, 60:108] = 1
-    results = bent(copies(image), scale=0.1)
+    results = augmented(copies(image), scale=0.1)
     width, height = results[:, 20].sum(1), results[:, :, 84].sum(1)
     assert torch.corrcoef(torch.stack([width, height]))[0, 1].abs() < 0.2
 
 
-def test_a_slant_leans_by_so_many_pixels_for_each_pixel_of_height():
+def test_shear_leans_by_so_many_pixels_for_each_pixel_of_height():
     image = torch.zeros(HEIGHT, WIDTH)
     image[:, 83:85] = 1
-    results = bent(copies(image), shear=0.2)
+    results = augmented(copies(image), shear=0.2)
     rows = (results * torch.arange(WIDTH)).sum(2) / results.sum(2)  # where the line is in each row
     lean = (rows[:, -1] - rows[:, 0]) / (HEIGHT - 1)
     assert lean.abs().max() <= 0.2 + 1e-3
@@ -112,19 +112,19 @@ def test_a_slant_leans_by_so_many_pixels_for_each_pixel_of_height():
     assert torch.allclose(rows, straight, atol=0.05)
 
 
-def test_a_warp_moves_points_by_about_its_deviation():
+def test_elastic_moves_points_by_about_its_deviation():
     ramp = (torch.arange(WIDTH) + 0.5).expand(HEIGHT, -1) / WIDTH
-    results = bent(copies(ramp), elastic=1.2)
+    results = augmented(copies(ramp), elastic=1.2)
     moved = (results - ramp)[:, 8:-8, 16:-16] * WIDTH  # a ramp says of each pixel where it comes from
     assert 0.6 < moved.std() < 1.3
     assert moved.mean().abs() < 0.1
 
 
-def test_a_smaller_warp_spacing_bends_more_locally():
+def test_a_smaller_elastic_spacing_distorts_more_locally():
     ramp = (torch.arange(WIDTH) + 0.5).expand(HEIGHT, -1) / WIDTH
 
     def likeness(spacing):
-        moved = bent(copies(ramp), elastic=1.2, elastic_spacing=spacing) - ramp
+        moved = augmented(copies(ramp), elastic=1.2, elastic_spacing=spacing) - ramp
         here, there = moved[:, 20, 60], moved[:, 20, 70]
         return torch.corrcoef(torch.stack([here, there]))[0, 1]
 
@@ -133,35 +133,35 @@ def test_a_smaller_warp_spacing_bends_more_locally():
 
 def test_values_stay_between_0_and_1():
     images = torch.rand((50, HEIGHT, WIDTH), generator=torch.Generator().manual_seed(0)).round()
-    results = bent(images, scale=0.5, shear=1, shift=20, elastic=5)
+    results = augmented(images, scale=0.5, shear=1, shift=20, elastic=5)
     assert results.dtype == torch.float32
     assert results.min() >= 0
     assert results.max() <= 1 + 1e-6
 
 
 def test_what_moves_in_is_black():
-    results = bent(torch.ones(50, HEIGHT, WIDTH), shift=10)
+    results = augmented(torch.ones(50, HEIGHT, WIDTH), shift=10)
     assert results[:, 12:-12, 12:-12].min() > 0.999
     assert results[:, 0, 0].min() == 0
 
 
 def test_uint8_and_float_images_agree(images):
-    assert torch.equal(bent(images, **RECIPE), bent(images.float() / 255, **RECIPE))
+    assert torch.equal(augmented(images, **RECIPE), augmented(images.float() / 255, **RECIPE))
 
 
 def test_the_images_given_are_left_alone(images):
     floats = images.float() / 255
     before = floats.clone()
-    bent(floats, **RECIPE)
+    augmented(floats, **RECIPE)
     assert torch.equal(floats, before)
 
 
 def test_the_seed_decides(images):
-    assert torch.equal(bent(images, seed=1, **RECIPE), bent(images, seed=1, **RECIPE))
-    assert not torch.equal(bent(images, seed=1, **RECIPE), bent(images, seed=2, **RECIPE))
+    assert torch.equal(augmented(images, seed=1, **RECIPE), augmented(images, seed=1, **RECIPE))
+    assert not torch.equal(augmented(images, seed=1, **RECIPE), augmented(images, seed=2, **RECIPE))
 
 
-def test_each_call_is_another_bending(images):
+def test_each_call_is_another_augmentation(images):
     augment = Augmentation(**RECIPE)
     assert not torch.equal(augment(images), augment(images))
 

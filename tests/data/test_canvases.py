@@ -1,4 +1,4 @@
-"""Canvases follow the law of their layout, and any of them can be drawn without the others."""
+"""Canvases follow their layout distribution, and any of them can be drawn without the others."""
 
 import os
 from dataclasses import fields
@@ -70,7 +70,7 @@ def test_canvases_and_placements_have_their_shapes_and_types(pool):
     assert (truth.sums.shape, truth.sums.dtype) == ((7,), np.int64)
 
 
-# --- the law
+# --- the layout distribution
 
 
 def test_tiles_are_placed_by_the_law_and_reach_its_extremes(pool):
@@ -121,12 +121,12 @@ def test_sums_are_the_sums_of_the_digits(pool):
 @pytest.mark.parametrize("num_digits", [[1, 4], (2, 3), [3, 3]])
 def test_a_range_of_digits_gives_each_count_and_pads_with_minus_one(pool, num_digits):
     _, truth = drawn(pool, Layout(num_digits=num_digits), count=2000)
-    least, most = num_digits
+    min_digits, max_digits = num_digits
     counts = (truth.digits >= 0).sum(1)
-    possible = most - least + 1
-    for count in range(least, most + 1):
+    possible = max_digits - min_digits + 1
+    for count in range(min_digits, max_digits + 1):
         assert (counts == count).mean() == pytest.approx(1 / possible, abs=0.05)
-    absent = np.arange(most) >= counts[:, None]
+    absent = np.arange(max_digits) >= counts[:, None]
     for column in columns(truth):
         assert (column[absent] == -1).all()
         assert (column[~absent] >= 0).all()
@@ -234,7 +234,7 @@ def test_a_canvas_that_just_holds_the_widest_layout_is_taken(settings):
 
 @pytest.fixture(scope="module")
 def replica():
-    """Moments of 30,000 canvases by the default law from MNIST's 60,000 training digits."""
+    """Moments of 30,000 canvases by the default layout from MNIST's 60,000 training digits."""
     root = os.environ.get("DIGITSUM_MNIST")
     if not root:
         pytest.skip("needs MNIST: set DIGITSUM_MNIST to the folder that holds MNIST/raw")
