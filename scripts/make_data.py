@@ -28,6 +28,7 @@ import hydra
 from omegaconf import DictConfig
 
 from digitsum.cli.build import composing_bar, register, settings_of
+from digitsum.cli.overrides import command_line
 from digitsum.data.composed import write_dataset
 from digitsum.data.datamodule import ComposedData
 from digitsum.data.shards import open_splits
@@ -65,7 +66,7 @@ def main(cfg: DictConfig) -> None:
     for split, values in read_json(folder / "dataset.json")["statistics"].items():
         log.info("%s: %s", split, ", ".join(f"{name} {value:,}" for name, value in values.items()))
     log.info("wrote %s", folder.resolve())
-    log.info("next:\n  python scripts/train.py data=arrays data.root='%s'", folder.resolve())
+    log.info("next:\n  %s", command_line("scripts/train.py", **{"data": "arrays", "data.root": folder.resolve()}))
 
 
 if __name__ == "__main__":

@@ -52,6 +52,7 @@ from omegaconf import DictConfig
 
 from digitsum.cli.build import hparams, register
 from digitsum.cli.output_dirs import is_rank_zero
+from digitsum.cli.overrides import command_line, shell_words
 from digitsum.cli.resume_config import recorded_config
 from digitsum.cli.train import check_same, run
 from digitsum.errors import InputError
@@ -82,9 +83,10 @@ def main(cfg: DictConfig) -> float | None:
             return run(cfg, signals, in_sweep=in_sweep, hparams=hparams(cfg, command))
         except Interrupted:
             if in_sweep:
-                print(f"stopped; go on with the same command and hydra.sweep.dir='{run_dir.parent}'")
+                print("stopped; go on with the same command and", shell_words(**{"hydra.sweep.dir": run_dir.parent}))
             else:
-                log.info("stopped; go on with: python scripts/train.py resume='%s'", run_dir)
+                again = command_line("scripts/train.py", resume=run_dir, outputs_dir=cfg.outputs_dir)
+                log.info("stopped; go on with: %s", again)
             raise
 
 

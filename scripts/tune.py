@@ -35,7 +35,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from digitsum.cli.build import register
-from digitsum.cli.overrides import flat, override_key
+from digitsum.cli.overrides import flatten, override_key
 from digitsum.cli.tune import OWN, PLACES, check, conclude, register_tune, run_trials
 from digitsum.errors import InputError
 from digitsum.training.signals import Interrupted, Signals
@@ -57,13 +57,13 @@ def main(cfg: DictConfig) -> None:
     if cfg.num_trials < 1:
         raise InputError(f"num_trials: expected 1 or more, got {cfg.num_trials}")
     fixed = [word for word in command.overrides.task if override_key(word).partition(".")[0] not in OWN]
-    wanted = flat(OmegaConf.to_container(cfg.search, resolve=True), until="type")
+    wanted = flatten(OmegaConf.to_container(cfg.search, resolve=True), until="type")
     space = build_space(wanted)
     folder = Path(command.runtime.output_dir)
     signals = Signals()
     with signals.listening():
         base = hydra.compose("train", fixed)
-        settings = flat(OmegaConf.to_container(base, resolve=True))
+        settings = flatten(OmegaConf.to_container(base, resolve=True))
         check(base, wanted, settings, fixed)
         warmup_epochs = cfg.pruning.warmup_epochs
         if warmup_epochs is None:

@@ -4,6 +4,8 @@ import copy
 import json
 import logging
 import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 import yaml
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from digitsum.cli import console
 from digitsum.training.signals import Signals
@@ -137,3 +141,39 @@ def fake_run(folder, mae=2.0, *, curve=None, **settings):
     (folder / "timing.json").write_text(json.dumps({"fit_seconds": 12.5, "epochs": speeds}))
     (folder / "metrics.json").write_text(json.dumps({"val": {"model": metrics_row(mae)}}))
     return folder
+
+
+def pasted(command):
+    """What the script of a printed command gets: its path, and by key the values that Hydra makes of its words."""
+    code = "import json, sys; print(json.dumps(sys.argv[1:]))"
+    stub = f'python() {{ {shlex.join([sys.executable, "-c", code])} "$@"; }}'
+    done = subprocess.run(["bash", "-c", f"{stub}\n{command}"], capture_output=True, text=True, check=True)
+    script, *words = json.loads(done.stdout)
+    overrides = OverridesParser.create().parse_overrides(words)
+    return script, dict(OmegaConf.create({override.key_or_group: override.value() for override in overrides}))
+
+
+SPACE = {
+    "model.lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
+    "model.conv_dropout": {"type": "float", "low": 0.0, "high": 0.5, "step": 0.05},
+    "model.hidden_units": {"type": "int", "low": 8, "high": 64},
+    "model.pooling": {"type": "categorical", "choices": ["max", "average"]},
+}
+
+
+@pytest.fixture
+def optuna():
+    """The package, or the test is skipped."""
+    return pytest.importorskip("optuna", reason="needs Optuna, which the extra `tune` installs")
+
+
+@pytest.fixture
+def search(optuna, tmp_path):
+    """Open a search in one folder: each time as another process would."""
+    from digitsum.tuning.search import Search
+    from digitsum.tuning.space import build_space
+
+    def open_(settings=None, space=SPACE, **more):
+        return Search(tmp_path / "study", build_space(space), settings or {"seed": 0}, **more)
+
+    return open_

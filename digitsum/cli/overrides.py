@@ -1,9 +1,12 @@
-"""The words of a command line: which key one is about, what it was called before, how a value is written in one."""
+"""The words of a command line: which key one is about, what it was called before, how values and commands are written."""
 
 import re
+import shlex
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
+from digitsum.cli.console import PROJECT
 from digitsum.tuning.report import rounded
 
 RENAMED = {
@@ -37,29 +40,68 @@ def renamed(keys: Iterable[str]) -> tuple[str, str] | None:
 
 
 def to_overrides(params: dict[str, Any]) -> list[str]:
-    """A trial's settings as words that Hydra parses back.
+    """Settings as words that Hydra parses back; numbers of a trial as it was trained with them.
 
     Example:
         >>> to_overrides({"model.lr": 0.0011781448719376517, "model.pooling": "max", "trainer.precision": None})
         ['model.lr=0.00117814', 'model.pooling=max', 'trainer.precision=null']
+        >>> to_overrides({"input": "my digits/a.npy"})
+        ["input='my digits/a.npy'"]
     """
     return [f"{key}={_written(value)}" for key, value in rounded(params).items()]
 
 
 def _written(value: Any) -> str:
-    if not isinstance(value, str):
+    if not isinstance(value, str | Path):
         return "null" if value is None else str(value).lower()
-    if re.fullmatch(r"[A-Za-z]\w*", value, re.ASCII) and value.lower() not in ("true", "false", "null", "nan", "inf"):
-        return value
-    return "'{}'".format(value.replace("\\", "\\\\").replace("'", "\\'"))
+    text = str(value)
+    if re.fullmatch(r"(?!(true|false|null|nan|inf)\Z)[a-z/][\w./-]*", text, re.ASCII | re.IGNORECASE):
+        return text
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf would look up what ${...} names
+    # Hydra takes a backslash for itself, unless a quote follows
+    return "'" + re.sub(r"(\\+)\Z|(\\*)'", lambda found: found[1] * 2 if found[1] else found[2] * 2 + r"\'", text) + "'"
 
 
-def flat(tree: Any, prefix: str = "", *, until: str | None = None) -> dict[str, Any]:
+def command_line(script: str, *words: str, **settings: Any) -> str:
+    r"""A command to paste into a shell, where Hydra gets each value exactly, whatever characters it has.
+
+    Args:
+        script: `scripts/train.py`, say.
+        words: overrides that are written already.
+        settings: by key; `outputs_dir` is left out where it is the default.
+
+    Example:
+        >>> print(command_line("scripts/predict.py", ckpt_path="a, b.ckpt", split="test"))
+        python scripts/predict.py "ckpt_path='a, b.ckpt'" split=test
+    """
+    return f"python {script} {shell_words(*words, **settings)}".rstrip()
+
+
+def shell_words(*words: str, **settings: Any) -> str:
+    """The words of `command_line`, to be added to some command."""
+    if "outputs_dir" in settings:
+        outputs_dir = unless_default(settings.pop("outputs_dir"))
+        settings |= {} if outputs_dir is None else {"outputs_dir": outputs_dir}
+    return " ".join(map(shell_quote, [*words, *to_overrides(settings)]))
+
+
+def unless_default(outputs_dir: str) -> Path | None:
+    """The whole path of an `outputs_dir` that a command must name, or None for the default."""
+    path = Path(outputs_dir).absolute()
+    return None if path == Path(PROJECT, "outputs") else path
+
+
+def shell_quote(word: str) -> str:
+    """A word for a shell, in double quotes where single quotes would need quotes of their own."""
+    return f'"{word}"' if "'" in word and not re.search(r'["$`\\!]', word) else shlex.quote(word)
+
+
+def flatten(tree: Any, prefix: str = "", *, until: str | None = None) -> dict[str, Any]:
     """A tree's leaves by their dotted keys; a mapping that has the key `until` is a leaf."""
     leaves: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict) and value and until not in value:
-            leaves |= flat(value, f"{prefix}{key}.", until=until)
+            leaves |= flatten(value, f"{prefix}{key}.", until=until)
         else:
             leaves[f"{prefix}{key}"] = value
     return leaves

@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 
 from digitsum.cli.build import composing_bar, register, settings_of
 from digitsum.cli.console import one_line, prepare_process
+from digitsum.cli.overrides import shell_quote, shell_words, unless_default
 from digitsum.data.datamodule import ComposedData, SumDataModule
 from digitsum.files import read_json, write_json
 
@@ -27,15 +28,17 @@ SUBMITTED = ".submitit/*/*_submitted.pkl"
 
 
 class SweepReport(Callback):
-    """Speaks for the jobs of a sweep, which are quiet on the console; does nothing for a single run.
+    """Tells of the jobs of a sweep, which print nothing themselves; does nothing for a single run.
 
     Hydra copies it to the processes in which jobs run, so that what it knows of the others is in files. Where submitit
-    runs them, on other machines, the command that gave the sweep follows these files and speaks itself.
+    runs them, on other machines, the command that gave the sweep follows these files and prints itself.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self._argv = sys.argv
+        self._monitor = ""
+        self._outputs_dir = ""
         self._begin = 0.0
         self._job_begin = 0.0
 
@@ -58,14 +61,14 @@ class SweepReport(Callback):
         words = [*(f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items())]
         overrides = OverridesParser.create().parse_overrides([*words, *config.hydra.overrides.task])
         self.count = sum(map(len, BasicSweeper.split_arguments(overrides, None)))
-        self._begin = time.time()
+        self._monitor, self._outputs_dir, self._begin = config.monitor, config.outputs_dir, time.time()
         for path in Path(config.hydra.sweep.dir).glob(f"*/{JOB_FILE}"):
             path.unlink()  # of the same sweep, when it was cut short
         data, one_device = settings_of(config.data), config.trainer.devices == config.trainer.num_nodes == 1
         if isinstance(data, ComposedData) and one_device:  # any other sweep is refused by its first job
             SumDataModule(data, progress=composing_bar(data)).prepare_data()
         if ".submitit_launcher." in launcher:
-            threading.Thread(target=self._follow, args=(Path(config.hydra.sweep.dir), config.monitor)).start()
+            threading.Thread(target=self._follow, args=(Path(config.hydra.sweep.dir),)).start()
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave the console to this object: a job's own lines are in its log."""
@@ -95,10 +98,10 @@ class SweepReport(Callback):
                 "reason": None if done else one_line(result),
             },
         )
-        self._tell(folder / JOB_FILE, config.monitor, len(list(folder.parent.glob(f"*/{JOB_FILE}"))))
+        self._tell(folder / JOB_FILE, len(list(folder.parent.glob(f"*/{JOB_FILE}"))))
 
-    def _follow(self, folder: Path, monitor: str) -> None:
-        """Speak for the jobs of other machines until all have ended, or the main thread has."""
+    def _follow(self, folder: Path) -> None:
+        """Tell of the jobs of other machines until all have ended, or the main thread has."""
         print(f"the jobs' output goes to {folder}/.submitit; Ctrl-C does not stop jobs that Slurm has, scancel does")
         before, told = set(folder.glob(SUBMITTED)), set[Path]()
         over = False
@@ -109,33 +112,35 @@ class SweepReport(Callback):
                     path.chmod(path.stat().st_mode)
             for path in sorted(set(folder.glob(f"*/{JOB_FILE}")) - told, key=lambda path: path.stat().st_mtime):
                 told.add(path)
-                self._tell(path, monitor, len(told))
+                self._tell(path, len(told))
         if len(told) < self.count and set(folder.glob(SUBMITTED)) - before:
             print(
                 f"{self.count - len(told)} of {self.count} jobs have not ended here; look for them with squeue. When "
-                f"none is left, go on with the same command and hydra.sweep.dir='{folder}'"
+                f"none is left, go on with the same command and {shell_words(**{'hydra.sweep.dir': folder})}"
             )
 
-    def _tell(self, file: Path, monitor: str, ended: int) -> None:
+    def _tell(self, file: Path, ended: int) -> None:
         """Say what became of a job, how many are left, and until when; and of the last one what came of them all."""
         job = read_json(file)
         left = self.count - ended
         end = datetime.now() + timedelta(seconds=(time.time() - self._begin) / ended * left)
         outcome = "FAILED" if job["status"] == "failed" else "finished"
         if job["score"] is not None:
-            outcome = f"{monitor} {job['score']:.4f}"
+            outcome = f"{self._monitor} {job['score']:.4f}"
         rest = f"{left} left, until about {end:%H:%M:%S}" if left else "none left"
         print(f"{file.parent.name}: {outcome}, {job['seconds']:.0f} s, {rest}", flush=True)
         if not left:  # here, not at the end of the sweep: where a job failed Hydra raises its exception before that
-            self._sum_up(file.parent.parent, monitor)
+            self._sum_up(file.parent.parent)
 
-    def _sum_up(self, folder: Path, monitor: str) -> None:
+    def _sum_up(self, folder: Path) -> None:
         """Name the best job and those that failed, and where all of them are."""
         jobs = {path.parent.name: read_json(path) for path in sorted(folder.glob(f"*/{JOB_FILE}"))}
         scores = {name: job["score"] for name, job in jobs.items() if job["score"] is not None}
         lines = [f"{name} failed: {job['reason']}" for name, job in jobs.items() if job["status"] == "failed"]
         if scores:
             best = min(scores, key=lambda name: scores[name])
-            lines.append(f"best of {len(scores)}: {best} ({monitor} {scores[best]:.4f})")
-        commands = f"next:\n  python scripts/compare.py '{folder}'\n  tensorboard --logdir '{folder}'"
+            lines.append(f"best of {len(scores)}: {best} ({self._monitor} {scores[best]:.4f})")
+        place, outputs_dir = shell_quote(str(folder)), unless_default(self._outputs_dir)
+        words = "" if outputs_dir is None else f" --outputs-dir {shell_quote(str(outputs_dir))}"
+        commands = f"next:\n  python scripts/compare.py {place}{words}\n  tensorboard --logdir {place}"
         print("\n".join(["", *lines, f"results are in {folder}", commands]))

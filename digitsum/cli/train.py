@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from digitsum.cli.build import build_datamodule, build_module, build_training, check_data, model_arguments
 from digitsum.cli.console import log, log_written
 from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero
+from digitsum.cli.overrides import command_line, shell_quote
 from digitsum.data.datamodule import SumDataModule
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import metrics_table
@@ -85,8 +86,9 @@ def run(
     log_written(run_dir)
     log.info("\nnext:")
     if score is not None:
-        log.info("  python scripts/predict.py ckpt_path='%s'", run_dir / BEST_CHECKPOINT)
-    log.info("  tensorboard --logdir '%s'", cfg.outputs_dir)
+        predict = {"ckpt_path": run_dir / BEST_CHECKPOINT, "outputs_dir": cfg.outputs_dir}
+        log.info("  %s", command_line("scripts/predict.py", **predict))
+    log.info("  tensorboard --logdir %s", shell_quote(str(Path(cfg.outputs_dir).absolute())))
     return score
 
 

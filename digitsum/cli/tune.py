@@ -4,7 +4,6 @@ import difflib
 import logging
 import math
 import re
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from digitsum.cli import train
 from digitsum.cli.build import build_datamodule, build_training, check_data, model_arguments
 from digitsum.cli.console import log, one_line
-from digitsum.cli.overrides import override_key, to_overrides
+from digitsum.cli.overrides import command_line, override_key, to_overrides
 from digitsum.cli.schemas import TrainConfig
 from digitsum.errors import InputError
 from digitsum.training.signals import Signals
@@ -132,7 +131,7 @@ def run_trials(search: Search, num_trials: int, fixed: list[str], signals: Signa
 
 
 def run_trial(search: Search, trial: Any, words: list[str], signals: Signals) -> str:
-    """Train as `words` say and tell the study; returns what came out, in words."""
+    """Train as the overrides `words` say and tell the study; returns the outcome as text."""
     folder = search.folder_of(trial.number)
     cfg = hydra.compose("train", words)
     cfg.run_dir = str(folder)
@@ -163,7 +162,7 @@ def run_trial(search: Search, trial: Any, words: list[str], signals: Signals) ->
 def logged_to(path: Path) -> Iterator[None]:
     """Send messages and warnings inside the block, and the exception that ends it, to a file instead of the console."""
     root = logging.getLogger()
-    file = logging.FileHandler(path, delay=True)
+    file = logging.FileHandler(path, delay=True, encoding="utf-8", errors="backslashreplace")
     file.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] %(message)s"))
     before, root.handlers[:] = root.handlers[:], [file]
     logging.captureWarnings(True)
@@ -184,7 +183,7 @@ def conclude(search: Search, fixed: list[str], monitor: str) -> None:
     log.info("\ntrials: %s", ", ".join(f"{count} {state}" for state, count in counts.items()))
     best, command = best_of(search.study), None
     if best is not None:
-        command = shlex.join(["python", "scripts/train.py", *fixed, *to_overrides(best.params)])
+        command = command_line("scripts/train.py", *fixed, **best.params)
         log.info("best: trial %d, %s %.4f; the same again:\n  %s", best.number, monitor, best.value, command)
     write_report(search.study, search.folder, monitor, command)
     written = [name for name in REPORT_FILES if (search.folder / name).is_file()]

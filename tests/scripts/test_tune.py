@@ -3,14 +3,12 @@
 import csv
 import io
 import json
-import math
 import re
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
 import pytest
 import train
@@ -19,38 +17,13 @@ from conftest import ROOT, TINY
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
-from PIL import Image
 
+import digitsum.cli.train
 import digitsum.tuning.search
-from digitsum.cli.overrides import flat, to_overrides
-from digitsum.errors import InputError
-from digitsum.files import locked
-from digitsum.tuning.report import best_of, state_of, write_report
-from digitsum.tuning.search import Pruned, Report, Search
+from digitsum.cli.overrides import flatten
 from digitsum.tuning.space import build_space
 
-SPACE = {
-    "model.lr": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True},
-    "model.conv_dropout": {"type": "float", "low": 0.0, "high": 0.5, "step": 0.05},
-    "model.hidden_units": {"type": "int", "low": 8, "high": 64},
-    "model.pooling": {"type": "categorical", "choices": ["max", "average"]},
-}
 ONE_KEY = ("~search.model", "~search.data", "+search.model.lr={type:categorical,choices:[1e-3,3e-3]}")
-
-
-@pytest.fixture
-def optuna():
-    return pytest.importorskip("optuna", reason="needs Optuna, which the extra `tune` installs")
-
-
-@pytest.fixture
-def search(optuna, tmp_path):
-    """Open a search in one folder: each time as another process would."""
-
-    def open_(settings=None, space=SPACE, **more):
-        return Search(tmp_path / "study", build_space(space), settings or {"seed": 0}, **more)
-
-    return open_
 
 
 @pytest.fixture
@@ -72,66 +45,6 @@ def rows_of(folder):
     return list(csv.DictReader(io.StringIO((folder / "trials.csv").read_text())))
 
 
-def states(search):
-    return [state_of(trial) for trial in search.study.trials]
-
-
-# the space
-
-
-def test_a_space_has_both_ends_of_each_range(optuna):
-    space = build_space(SPACE)
-    distributions = optuna.distributions
-    assert space == {
-        "model.lr": distributions.FloatDistribution(1e-4, 1e-2, log=True),
-        "model.conv_dropout": distributions.FloatDistribution(0.0, 0.5, step=0.05),
-        "model.hidden_units": distributions.IntDistribution(8, 64),
-        "model.pooling": distributions.CategoricalDistribution(["max", "average"]),
-    }
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (3, "type=float, int or categorical"),
-        ({}, "type=float, int or categorical"),
-        ({"type": "real", "low": 0, "high": 1}, "type=float, int or categorical"),
-        ({"type": "float", "low": 0}, "low and high"),
-        ({"type": "float", "low": 0, "high": 1, "hihg": 2}, "low and high"),
-        ({"type": "float", "low": 0, "high": 1, "choices": [1]}, "low and high"),
-        ({"type": "float", "low": "a", "high": 1}, "numbers"),
-        ({"type": "float", "low": False, "high": 1}, "numbers"),
-        ({"type": "int", "low": 1.5, "high": 3}, "whole numbers"),
-        ({"type": "float", "low": 2, "high": 1}, "low below high"),
-        ({"type": "float", "low": 1, "high": 1}, "low below high"),
-        ({"type": "float", "low": math.nan, "high": 1}, "low below high"),
-        ({"type": "float", "low": 0, "high": math.inf}, "low below high"),
-        ({"type": "float", "low": 0, "high": 1, "log": True}, "low above 0 where log=true"),
-        ({"type": "int", "low": -1, "high": 1, "log": True}, "low above 0 where log=true"),
-        ({"type": "float", "low": 0, "high": 1, "log": "yes"}, "log=true or a step"),
-        ({"type": "float", "low": 1, "high": 2, "log": True, "step": 0.5}, "log=true or a step"),
-        ({"type": "float", "low": 0, "high": 1, "step": 0.3}, "a step that leads from low to high"),
-        ({"type": "float", "low": 0, "high": 1, "step": 0}, "a step that leads from low to high"),
-        ({"type": "categorical"}, "choices"),
-        ({"type": "categorical", "choices": []}, "choices"),
-        ({"type": "categorical", "choices": "ab"}, "choices"),
-        ({"type": "categorical", "choices": [1, 1]}, "choices that differ"),
-        ({"type": "categorical", "choices": [[1, 2], 3]}, "numbers, words, true, false or null"),
-        ({"type": "categorical", "choices": [1], "low": 1}, "choices"),
-    ],
-)
-def test_a_wrong_range_is_refused_in_one_line(optuna, options, message):
-    with pytest.raises(InputError, match=re.escape(message)) as caught:
-        build_space({"model.lr": options})
-    assert str(caught.value).startswith("search.model.lr: expected ")
-    assert "\n" not in str(caught.value)
-
-
-def test_an_empty_space_is_refused():
-    with pytest.raises(InputError, match="at least one key"):
-        build_space({})
-
-
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "conf" / "search").glob("*.yaml")))
 def test_every_search_fits_its_networks_training(optuna, tmp_path, datasets_dir, name):
     recipe = [f"experiment={name}"] if (ROOT / "conf" / "experiment" / f"{name}.yaml").exists() else []
@@ -141,9 +54,9 @@ def test_every_search_fits_its_networks_training(optuna, tmp_path, datasets_dir,
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         cfg = compose("tune", [f"search={name}", *words])
         base = compose("train", [*words, f"run_dir={tmp_path}"])
-    wanted = flat(OmegaConf.to_container(cfg.search), until="type")
+    wanted = flatten(OmegaConf.to_container(cfg.search), until="type")
     assert build_space(wanted)
-    tune.check(base, wanted, flat(OmegaConf.to_container(base, resolve=True)), words)
+    tune.check(base, wanted, flatten(OmegaConf.to_container(base, resolve=True)), words)
 
 
 @pytest.mark.parametrize(
@@ -188,204 +101,6 @@ def test_without_optuna_one_line_says_what_to_install(command, tmp_path, monkeyp
     assert result.text.strip() == (
         "error: a search needs Optuna; install it with: pip install -e '.[tune]' -c constraints.txt"
     )
-
-
-@pytest.mark.parametrize(
-    "value",
-    [1e-05, 0.3, 2.5e20, -1, 64, True, False, None, "max", "true", "null", "1e-3", "a b", "it's", "a,b", "", "[1"],
-)
-def test_a_setting_is_the_same_on_the_command_line(value):
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        cfg = compose("train", [word.replace("key", "+data.key") for word in to_overrides({"key": value})])
-    assert cfg.data.key == value
-    assert type(cfg.data.key) is type(value) or value == 2.5e20
-
-
-def test_numbers_are_rounded_to_what_people_can_type():
-    (word,) = to_overrides({"model.lr": 0.0011781448719376517})
-    assert word == "model.lr=0.00117814"
-
-
-# the study
-
-
-def fake_report(prunes, epochs=3, monitor="val/mae"):
-    trial = SimpleNamespace(told=[], should_prune=lambda: prunes)
-    trial.report = lambda value, step: trial.told.append((step, value))
-    report = Report(trial, monitor)
-    value = SimpleNamespace(item=lambda: 2.0)
-    trainers = [
-        SimpleNamespace(current_epoch=epoch, max_epochs=epochs, callback_metrics={"val/mae": value})
-        for epoch in range(epochs)
-    ]
-    return trial, report, trainers
-
-
-def test_each_epoch_is_reported():
-    trial, report, trainers = fake_report(prunes=False)
-    for trainer in trainers:
-        report.on_train_epoch_end(trainer, None)
-    assert trial.told == [(1, 2.0), (2, 2.0), (3, 2.0)]
-
-
-def test_a_hopeless_trial_is_stopped_unless_it_has_trained_all_its_epochs():
-    _, report, trainers = fake_report(prunes=True)
-    with pytest.raises(Pruned) as caught:
-        report.on_train_epoch_end(trainers[0], None)
-    assert (caught.value.epoch, caught.value.best) == (1, 2.0)
-    report.on_train_epoch_end(trainers[-1], None)
-
-
-def proposals(search, count, **more):
-    found = []
-    opened = search(**more)
-    for number in range(count):
-        with opened.next_trial(count) as trial:
-            found.append(trial.params)
-            opened.tell(trial, float(number))
-    return found
-
-
-def test_one_process_proposes_the_same_again_and_another_seed_does_not(search, tmp_path):
-    first = proposals(search, 12)
-    (tmp_path / "study").rename(tmp_path / "other")
-    assert proposals(search, 12) == first
-    (tmp_path / "study").rename(tmp_path / "another")
-    assert proposals(search, 12, seed=1)[0] != first[0]
-
-
-def test_processes_that_start_together_propose_different_settings(search):
-    with search().next_trial(9) as one, search().next_trial(9) as two:
-        assert one.params != two.params
-
-
-def test_trials_that_failed_are_not_counted_as_finished(search):
-    opened = search()
-    with opened.next_trial(2) as trial:
-        opened.tell(trial, reason="too hot")
-    with opened.next_trial(2) as trial:
-        opened.tell(trial, 1.0)
-    with opened.next_trial(2) as trial:
-        trial.report(3.0, 1)
-        opened.tell(trial)
-    with opened.next_trial(2) as trial:
-        assert trial is None
-    assert states(opened) == ["failed", "complete", "pruned"]
-    assert opened.count("complete", "pruned") == 2
-
-
-def test_two_processes_do_not_run_more_trials_than_asked_for(search):
-    with search().next_trial(1) as one:
-        assert one is not None
-        with search().next_trial(1) as two:
-            assert two is None
-
-
-def test_the_trial_of_a_dead_process_is_failed_and_repeated_and_that_of_a_live_one_is_not(search):
-    dead = search().study.ask(build_space(SPACE))  # nobody holds its folder
-    opened = search()
-    with opened.next_trial(9) as again, search().next_trial(9) as another:
-        assert again.params == dead.params != another.params
-        assert states(opened) == ["interrupted", "running", "running"]
-        assert again.user_attrs == {"repeats": 0}
-        opened.tell(again, 1.0)
-
-
-def test_a_trial_that_was_finished_when_the_signal_came_is_not_repeated(search):
-    opened = search()
-    with opened.next_trial(9) as trial:
-        opened.tell(trial, 1.0)
-        opened.repeat(trial.number)
-    assert states(opened) == ["complete"]
-
-
-def test_a_process_between_two_trials_is_waited_for(search, tmp_path, monkeypatch):
-    opened = search()
-    with locked(tmp_path / "study"):
-        monkeypatch.setattr(time, "sleep", lambda seconds: (_ for _ in ()).throw(TimeoutError))
-        with pytest.raises(TimeoutError), opened.next_trial(1):
-            pass
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"settings": {"seed": 1}}, "seed=0, got 1"),
-        ({"settings": {"seed": 0, "model.lr": 1}}, "model.lr=nothing, got 1"),
-        ({"space": {key: SPACE[key] for key in list(SPACE)[:3]}}, "search.model.pooling="),
-        ({"space": {**SPACE, "model.hidden_units": {"type": "int", "low": 8, "high": 65}}}, "high=65"),
-    ],
-)
-def test_a_study_with_another_space_or_other_settings_is_refused_in_one_line(search, change, message):
-    search()
-    search()
-    with pytest.raises(InputError, match="this study was begun with") as caught:
-        search(**change)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_study_survives_a_line_that_was_cut_short(search, tmp_path):
-    opened = search()
-    with opened.next_trial(9) as trial:
-        opened.tell(trial, 1.0)
-    with (tmp_path / "study" / "journal.log").open("ab") as file:
-        file.write(b'{"op_code": 4, "wor')
-    for _ in range(2):
-        opened = search()
-        with opened.next_trial(9) as trial:
-            opened.tell(trial, 2.0)
-    assert states(search()) == ["complete"] * 3
-
-
-def test_a_damaged_study_is_one_line(search, tmp_path):
-    search()
-    path = tmp_path / "study" / "journal.log"
-    path.write_bytes(b"?" + path.read_bytes())
-    with pytest.raises(InputError, match="expected a study's journal"):
-        search()
-
-
-def test_the_best_trial_alone_keeps_its_checkpoints(search):
-    opened = search()
-    for value in (3.0, 1.0, 2.0):
-        with opened.next_trial(3) as trial:
-            (opened.folder_of(trial.number) / "checkpoints").mkdir()
-            opened.tell(trial, value)
-    assert [opened.folder_of(number).joinpath("checkpoints").exists() for number in range(3)] == [False, True, False]
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 8])
-def test_a_report_has_the_figures_that_there_are_trials_enough_for(search, tmp_path, count):
-    opened, folder = search(), tmp_path / "study"
-    for number in range(count):
-        with opened.next_trial(count) as trial:
-            trial.report(9.0, 1)
-            trial.report(5.0 - number, 2)
-            opened.tell(trial, 5.0 - number)
-    with opened.next_trial(count + 1) as trial:
-        opened.tell(trial, reason="too hot")
-    write_report(opened.study, folder, "val/mae", "python")
-    figures = ["history.png", "slices.png", "importances.png"][: 0 if count == 0 else 2 if count == 1 else 3]
-    assert {path.name for path in folder.glob("*.png")} == {*figures}
-    for name in figures:
-        with Image.open(folder / name) as picture:
-            assert min(picture.size) >= 500
-    rows = rows_of(folder)
-    assert [row["state"] for row in rows] == ["complete"] * count + ["failed"]
-    assert rows[-1]["reason"] == "too hot"
-    content = json.loads((folder / "study.json").read_text())
-    assert len(content["trials"]) == count + 1
-    if count:
-        assert content["best"]["trial"] == best_of(opened.study).number == count - 1
-        assert content["best"]["val/mae"] == float(rows[count - 1]["val/mae"]) == 6.0 - count
-        assert (content["best"]["epochs"], content["best"]["command"]) == (2, "python")
-    else:
-        assert content["best"] is None
-
-
-# searches
 
 
 def test_a_search_prunes_and_its_winner_can_be_trained_again_exactly(tiny, command, tmp_path):
@@ -437,7 +152,7 @@ def test_a_trial_of_no_mistake_of_the_users_fails_too_and_debug_shows_it(tiny, t
     def broken(*args, **kwargs):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(train, "run", broken)
+    monkeypatch.setattr(digitsum.cli.train, "run", broken)
     assert "failed, out of memory" in tiny("num_trials=1").out
     assert "Traceback" in (tmp_path / "studies" / "two_conv" / "trials" / "0000" / "train.log").read_text()
     with pytest.raises(RuntimeError):
