@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from digitsum.cli.console import PROJECT, ComposingBar
-from digitsum.cli.output_dirs import job_folder, run_folder, swept
+from digitsum.cli.output_dirs import job_folder, run_folder, swept, writable
 from digitsum.cli.overrides import override_key
 from digitsum.cli.schemas import (
     CheckpointSettings,
@@ -62,6 +62,7 @@ def register() -> None:
     store(group="logger/schema", name="csv", node=CSVSettings)
     OmegaConf.register_new_resolver("project_root", lambda: PROJECT, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+    OmegaConf.register_new_resolver("writable", writable, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 
 

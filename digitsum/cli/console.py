@@ -1,9 +1,11 @@
-"""What every script does at the console: help at once, one line for a user's mistake, a fast allocator."""
+"""What every script does at the console: help at once, output that never fails, one line for a user's mistake."""
 
 import contextlib
 import ctypes
 import difflib
+import errno
 import functools
+import io
 import logging
 import os
 import re
@@ -13,6 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from digitsum.errors import InputError
+from digitsum.training.signals import Interrupted
+
 PROJECT = str(Path(__file__).resolve().parents[2])
 """The project's root: outputs lie below it wherever a command is typed."""
 
@@ -21,24 +26,46 @@ log = logging.getLogger("digitsum")
 
 def print_help_and_exit(text: str | None) -> None:
     """Print a script's docstring and exit if help was asked for; before the imports that take seconds."""
+    guard_console()
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((text or "").strip())
         sys.exit(0)
 
 
-def run_script(main: Callable[[], Any], config_name: str) -> None:
+class _Stream(io.FileIO):
+    """Where a process prints; what comes after its reader has gone, `head` say, is dropped."""
+
+    def write(self, data: Any) -> int:
+        """Write bytes."""
+        try:
+            return super().write(data)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            return super().write(data)
+
+
+def guard_console() -> None:
+    """Let this process print into a pipe that was closed, and letters that its terminal does not have, as escapes."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not getattr(sys, f"__{name}__") or stream is None:
+            continue  # guarded before, or a test's
+        if type(getattr(stream.buffer, "raw", stream.buffer)) is io.FileIO:  # Windows' terminals are none
+            lines = stream.line_buffering or stream.write_through
+            raw = io.BufferedWriter(_Stream(stream.fileno(), "w", closefd=False))
+            stream = io.TextIOWrapper(raw, stream.encoding, line_buffering=lines)
+            setattr(sys, name, stream)
+        stream.reconfigure(errors="backslashreplace")
+
+
+def run_script(main: Callable[[], Any], config_name: str = "") -> None:
     """Run a script: a user's mistake becomes one line and exit code 1, a bug keeps its traceback.
 
     Args:
-        main: the script's Hydra program.
-        config_name: of its config, whose keys are proposed for misspelt ones.
+        main: the script's program.
+        config_name: of its config, if it is a Hydra program: its keys are proposed for misspelt ones.
     """
-    from hydra.errors import HydraException
-    from omegaconf.errors import OmegaConfBaseException
-
     from digitsum.cli.overrides import override_key, renamed
-    from digitsum.errors import InputError
-    from digitsum.training.signals import Interrupted
 
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors come to us as they are, not as Hydra prints them
     prepare_process()
@@ -49,8 +76,7 @@ def run_script(main: Callable[[], Any], config_name: str) -> None:
     except Interrupted as stop:
         sys.exit(128 + stop.signum)
     except Exception as error:
-        mistake = isinstance(error, InputError | HydraException | OmegaConfBaseException) or _of_submitit(error)
-        if not mistake or os.environ.get("DIGITSUM_DEBUG") == "1":
+        if not is_user_error(error) or os.environ.get("DIGITSUM_DEBUG") == "1":
             raise
         message = one_line(error)
         sys.exit(f"error: {message}{did_you_mean(message, config_name)}")
@@ -65,11 +91,7 @@ def report_user_errors(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
     program. `debug=true` leaves every exception alone.
     """
     from hydra.core.hydra_config import HydraConfig
-    from hydra.errors import HydraException
     from hydra.types import RunMode
-    from omegaconf.errors import OmegaConfBaseException
-
-    from digitsum.errors import InputError
 
     @functools.wraps(task)
     def wrapped(cfg: Any) -> Any:
@@ -77,8 +99,8 @@ def report_user_errors(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
             os.environ["DIGITSUM_DEBUG"] = "1"
         try:
             return task(cfg)
-        except (InputError, HydraException, OmegaConfBaseException) as error:
-            if cfg.debug:
+        except Exception as error:
+            if cfg.debug or not is_user_error(error):
                 raise
             log.error("error: %s", one_line(error))
             if HydraConfig.get().mode == RunMode.MULTIRUN:
@@ -88,10 +110,14 @@ def report_user_errors(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return wrapped
 
 
+def is_user_error(error: BaseException) -> bool:
+    """Whether an exception is about what the user handed over, or about a folder that cannot be written."""
+    users = isinstance(error, InputError) or _package(error) in ("hydra", "omegaconf", "submitit")
+    return users or _unwritable(error) is not None
+
+
 def one_line(error: BaseException) -> str:
     """An error and, for Hydra's and OmegaConf's, what it came from, on one line."""
-    from digitsum.errors import InputError
-
     causes: list[BaseException] = []  # OmegaConf's chains can bite their own tails
     cause: BaseException | None = error
     while cause is not None and cause not in causes:
@@ -99,11 +125,15 @@ def one_line(error: BaseException) -> str:
             return str(cause)
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    if _of_submitit(error):  # sbatch's words; or a lost job's state, its output, of which the last line says most
+    if (failed := _unwritable(error)) is not None:
+        return f"cannot write {failed.filename}: {failed.strerror}; choose another folder with outputs_dir=FOLDER"
+    if (
+        _package(error) == "submitit"
+    ):  # sbatch's words; or a lost job's state, its output, of which the last line says most
         lines = [line.strip("- ") for line in str(error).splitlines() if line.strip("- ")]
         return "; ".join(lines if len(lines) < 4 else [*lines[:2], lines[-1]])
     words = [str(error)]
-    if error.__cause__ is not None and type(error).__module__.startswith("hydra"):
+    if error.__cause__ is not None and _package(error) == "hydra":
         words.append(str(error.__cause__))
     text = "\n".join(words)
     if re.search("'hydra/launcher/submitit_(slurm|local)'", text):
@@ -113,8 +143,15 @@ def one_line(error: BaseException) -> str:
     return "; ".join(line for line in lines if line and not line.startswith(("object_type=", "reference_type=")))
 
 
-def _of_submitit(error: BaseException) -> bool:
-    return type(error).__module__.startswith("submitit.")
+def _package(error: BaseException) -> str:
+    return type(error).__module__.partition(".")[0]
+
+
+def _unwritable(error: BaseException) -> OSError | None:
+    """What the operating system said of a folder or file that Hydra or a library could not make, if it is that."""
+    cause = error if isinstance(error, OSError) else error.__cause__  # logging's dictConfig wraps it
+    numbers = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST)
+    return cause if isinstance(cause, OSError) and cause.errno in numbers and cause.filename else None
 
 
 def did_you_mean(message: str, config_name: str) -> str:
@@ -184,7 +221,8 @@ class ComposingBar:
 
 
 def prepare_process() -> None:
-    """What each process that trains or predicts needs: a fast allocator, and no messages that lead nowhere."""
+    """What each process needs: a console that cannot fail, a fast allocator, and no messages that lead nowhere."""
+    guard_console()
     tune_malloc()
     _silence_known_messages()
 

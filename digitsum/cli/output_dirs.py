@@ -3,16 +3,36 @@
 Names are such that nothing else has them and Hydra's command line can parse them back.
 """
 
+import contextlib
 import itertools
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
 from digitsum.errors import InputError
 from digitsum.runs.locate import newest_run, read_config
+
+
+def writable(folder: str | Path, advice: str = "choose another folder with outputs_dir=FOLDER") -> str:
+    """A folder to write in, made where there is none, and tried: before anything is computed for it.
+
+    Args:
+        folder: where to.
+        advice: what to do where it cannot be written.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return str(folder)
+    except OSError as error:
+        raise InputError(f"cannot write {folder}: {error.strerror or error}; {advice}") from error
 
 
 def run_folder(outputs_dir: str, resume: str | None) -> str:
@@ -57,22 +77,17 @@ def from_rank_zero(name: str, make: Callable[[], str]) -> str:
 
 
 def _run_folder(outputs_dir: str, resume: str | None) -> str:
-    runs = Path(outputs_dir, "runs")
     if resume is not None:
         folder = newest_run(Path(outputs_dir), finished=False) if resume == "latest" else Path(resume).absolute()
         read_config(folder)  # before Hydra's log makes a folder of whatever was named
-        return str(folder)
+        return writable(folder, "copy the run elsewhere and give resume=COPY")
+    runs = Path(writable(f"{outputs_dir}/runs"))
     second = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for number in itertools.count(2):
         folder = runs / (second if number == 2 else f"{second}_{number - 1}")
-        try:
-            folder.mkdir(parents=True)
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
             return str(folder)
-        except FileExistsError:
-            if not runs.is_dir():
-                raise InputError(f"cannot write {runs}: it is no folder; choose another outputs_dir") from None
-        except OSError as error:
-            raise InputError(f"cannot write {runs}: {error.strerror or error}; choose another outputs_dir") from error
     raise AssertionError
 
 

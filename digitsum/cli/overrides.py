@@ -1,4 +1,4 @@
-"""The words of a command line: which key one is about, what it was called before, how values and commands are written."""
+"""The words of a command line: which key one is about, what it was called before, how it is written for pasting."""
 
 import re
 import shlex

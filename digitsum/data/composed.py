@@ -167,7 +167,8 @@ def write_dataset(
         if exists(folder):
             raise InputError(f"{folder} exists and holds something else; choose another folder") from error
         raise InputError(
-            f"cannot write {folder}: {error.strerror or error}; free space or choose another folder"
+            f"cannot write {folder}: {error.strerror or error}; free space or choose another folder with "
+            "outputs_dir=FOLDER (make_data.py: out=FOLDER)"
         ) from error
     finally:
         if temporary is not None:

@@ -201,3 +201,19 @@ def metrics_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
             )
             lines.append(f"{split:<8}{names[who]:<14}{int(rows[who]['count']):>9,}{cells}")
     return "\n".join(lines)
+
+
+_NO_FRACTIONS = ("nll", "interval_width", "mae_median", "mse_mean", "position_offset")
+
+
+def details_table(results: dict[str, dict[str, dict[str, float]]]) -> str:
+    """The rows `calibration` and `transcription` as plain text, a column for each split; empty where there are none."""
+    lines = []
+    for name in ("calibration", "transcription"):
+        found = {split: rows[name] for split, rows in results.items() if name in rows}
+        if found:
+            lines.append(f"{name:<22}" + "".join(f"{split:>10}" for split in found))
+        for key in next(iter(found.values()), {}):
+            form = "10.4f" if key in _NO_FRACTIONS else "10.2%"
+            lines.append(f"  {key:<20}" + "".join(f"{row[key]:>{form}}" for row in found.values()))
+    return "\n".join(lines)

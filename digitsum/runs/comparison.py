@@ -67,19 +67,19 @@ def read_run(folder: Path) -> Run:
             raise InputError(f"{folder}: did not begin, it has no {CONFIG_FILE}")
         if not (folder / METRICS_FILE).is_file():
             raise InputError(f"{folder}: unfinished, it has no {METRICS_FILE}")
-        settings = {name: value for name, value in flat(read_config(folder)).items() if name not in _NO_SETTINGS}
+        settings = recorded_settings(read_config(folder))
         metrics, timing = (read_json(_bounded(folder / name)) for name in (METRICS_FILE, "timing.json"))
-        speeds = [_number(epoch["train_images_per_second"]) for epoch in timing["epochs"]]
+        speeds = [_checked(epoch["train_images_per_second"]) for epoch in timing["epochs"]]
         return Run(
             folder,
-            settings,
+            {name: value for name, value in settings.items() if name not in _NO_SETTINGS},
             val=metrics_of(metrics["val"]["model"]),
             test=metrics_of(metrics["test"]["model"]) if "test" in metrics else None,
             train=metrics_of(metrics["train"]["model"]) if "train" in metrics else None,
             curve=_curve(folder / "history.csv"),
             images_per_second=statistics.median(speeds),
-            fit_seconds=_number(timing["fit_seconds"]),
-            num_parameters=_number(timing["num_parameters"]) if "num_parameters" in timing else None,
+            fit_seconds=_checked(timing["fit_seconds"]),
+            num_parameters=_checked(timing["num_parameters"]) if "num_parameters" in timing else None,
         )
     except InputError:
         raise
@@ -98,11 +98,11 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     return runs, left_out
 
 
-def flat(config: Mapping[Any, Any]) -> dict[str, str]:
+def recorded_settings(config: Mapping[Any, Any]) -> dict[str, str]:
     """A config's values by their names on the command line, both as text; where a class is named, it as well.
 
     Example:
-        >>> flat({"model": {"lr": 0.001, "num_digits": [2, 6]}, "logger": {"_target_": "a.CSVLogger"}})
+        >>> recorded_settings({"model": {"lr": 0.001, "num_digits": [2, 6]}, "logger": {"_target_": "a.CSVLogger"}})
         {'model.lr': '0.001', 'model.num_digits': '[2,6]', 'logger': 'CSVLogger'}
     """
     found: dict[str, str] = {}
@@ -127,7 +127,7 @@ def _text(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), default=str)
 
 
-def shown(value: str) -> str:
+def short_value(value: str) -> str:
     """A setting's value as a table has it: a long number to four digits, anything else on one line of 40 characters."""
     try:
         return f"{float(value):.4g}" if len(value) > 10 else printable(value, 40)
@@ -135,10 +135,10 @@ def shown(value: str) -> str:
         return printable(value, 40)
 
 
-def printable(text: str, most: int = 1000) -> str:
-    """A text from a file on one line of at most `most` characters, without what would steer a terminal."""
-    text = "".join(letter if letter.isprintable() else "?" for letter in text[: most + 1])
-    return text if len(text) <= most else text[: most - 1] + "…"
+def printable(text: str, max_length: int = 1000) -> str:
+    """A text from a file on one line of `max_length` characters at most, without what would steer a terminal."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text[: max_length + 1])
+    return text if len(text) <= max_length else text[: max_length - 1] + "…"
 
 
 def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
@@ -148,12 +148,12 @@ def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
         ValueError: one is no number that it can be.
         LookupError: one is missing.
     """
-    return {name: _number(row[name], 1 if name in HIGHER_IS_BETTER else _MAX_NUMBER) for name in METRICS}
+    return {name: _checked(row[name], 1 if name in HIGHER_IS_BETTER else _MAX_NUMBER) for name in METRICS}
 
 
-def _number(value: Any, most: float = _MAX_NUMBER) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
-        raise ValueError(f"expected a number from 0 to {most:g}, found {printable(repr(value), 40)}")
+def _checked(value: Any, maximum: float = _MAX_NUMBER) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= maximum:
+        raise ValueError(f"expected a number from 0 to {maximum:g}, found {printable(repr(value), 40)}")
     return float(value)
 
 
@@ -170,7 +170,7 @@ def _curve(path: Path) -> list[tuple[float, float]]:
         rows = [(float(row["epoch"]), float(row["val/mae"] or "nan")) for row in csv.DictReader(file)]
     if not rows or [epoch for epoch, _ in rows] != sorted({epoch for epoch, _ in rows}) or rows[0][0] < 0:
         raise ValueError("expected a history of epochs in their order")
-    return [(_number(epoch), error if 0 <= error <= _MAX_NUMBER else math.nan) for epoch, error in rows]
+    return [(_checked(epoch), error if 0 <= error <= _MAX_NUMBER else math.nan) for epoch, error in rows]
 
 
 def differing(runs: Sequence[Run]) -> list[str]:
@@ -243,6 +243,6 @@ def labels(rows: Sequence[Row]) -> list[str]:
     found = []
     for rank, row in enumerate(rows, 1):
         pairs = zip(names, row.settings.values(), strict=True)
-        words = ", ".join(f"{name}={shown(value)}" for name, value in pairs if value != ABSENT)
+        words = ", ".join(f"{name}={short_value(value)}" for name, value in pairs if value != ABSENT)
         found.append(f"{rank}: {printable(words) or 'all runs'}")
     return found

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
 from digitsum.figures import BLUE, GREY, ORANGE
+from digitsum.runs.comparison import printable
 
 # the rest of the Okabe-Ito palette but its yellow, which is too pale for lines
 _COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-_MOST_LINES, _HIGHLIGHTED = 10, 5
-_MOST_SETTINGS = 12
-_MOST_TICKS = 8
+_MAX_LINES, _NUM_HIGHLIGHTED = 10, 5
+_MAX_SETTINGS = 12
+_MAX_TICKS = 8
 
 
 def curves_figure(groups: Sequence[tuple[str, Sequence[np.ndarray]]], title: str) -> Figure:
@@ -29,7 +30,7 @@ def curves_figure(groups: Sequence[tuple[str, Sequence[np.ndarray]]], title: str
             where there is none. Of several runs thin lines, and their mean as far as all of them go.
         title: of the figure.
     """
-    num_shown = len(groups) if len(groups) <= _MOST_LINES else _HIGHLIGHTED
+    num_shown = len(groups) if len(groups) <= _MAX_LINES else _NUM_HIGHLIGHTED
     figure = Figure(figsize=(8, 5 + 0.25 * num_shown), layout="constrained")
     axes = figure.subplots()
     for rank, (label, runs) in reversed(list(enumerate(groups))):  # the best lies on top
@@ -76,7 +77,7 @@ def settings_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, s
         score_name: with its unit.
         title: of the figure.
     """
-    names = list(settings)[:_MOST_SETTINGS]
+    names = list(settings)[:_MAX_SETTINGS]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(max(4.2 * columns, 6), 3.4 * rows + 0.9), layout="constrained")
@@ -86,17 +87,23 @@ def settings_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, s
         axes.axis("off")
     for number, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
         scale = scale_of(settings[name])
-        places = np.unique(scale.places)
+        positions = np.unique(scale.positions)
         if scale.log:
             axes.set_xscale("log")
-        axes.scatter(scale.places, scores, s=18, color=GREY, alpha=0.5, lw=0, label="run")
-        if len(places) <= _MOST_TICKS or scale.categories:
-            means = [scores[scale.places == place].mean() for place in places]
+        axes.scatter(scale.positions, scores, s=18, color=GREY, alpha=0.5, lw=0, label="run")
+        if len(positions) <= _MAX_TICKS or scale.categories:
+            means = [scores[scale.positions == position].mean() for position in positions]
             style = {"linestyle": ""} if scale.categories else {}
             axes.plot(
-                places, means, color=BLUE, marker="D", markersize=6, label="mean of the runs with this value", **style
+                positions,
+                means,
+                color=BLUE,
+                marker="D",
+                markersize=6,
+                label="mean of the runs with this value",
+                **style,
             )
-        axes.axvline(scale.places[0], color=ORANGE, linewidth=6, alpha=0.3, zorder=0, label="value of the best")
+        axes.axvline(scale.positions[0], color=ORANGE, linewidth=6, alpha=0.3, zorder=0, label="value of the best")
         crowded = max(map(len, scale.labels)) * len(scale.labels) > 34
         axes.set_xticks(
             scale.ticks,
@@ -129,7 +136,7 @@ def parallel_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, s
         score_name: with its unit.
         title: of the figure.
     """
-    names = list(settings)[:_MOST_SETTINGS]
+    names = list(settings)[:_MAX_SETTINGS]
     scales = [scale_of(settings[name]) for name in names]
     scales.append(_scale_of_scores(scores))
     figure = Figure(figsize=(max(7, 1.5 * len(scales)), 5), layout="constrained")
@@ -137,7 +144,7 @@ def parallel_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, s
     # lines that share a value lie beside one another, the best one above the others
     apart = np.linspace(0.02, -0.02, len(scores)) if len(scores) > 1 else np.zeros(1)
     heights = np.stack(
-        [scale.to_unit(scale.places) + apart for scale in scales[:-1]] + [scales[-1].to_unit(scales[-1].places)]
+        [scale.to_unit(scale.positions) + apart for scale in scales[:-1]] + [scales[-1].to_unit(scales[-1].positions)]
     )
     colours = colormaps["viridis"](0.9 * heights[-1])
     for row in reversed(range(1, len(scores))):
@@ -168,13 +175,12 @@ def parallel_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, s
 
 
 def _titled(title: str, count: int) -> str:
-    return title if count <= _MOST_SETTINGS else f"{title}\nthe first {_MOST_SETTINGS} of {count} settings"
+    return title if count <= _MAX_SETTINGS else f"{title}\nthe first {_MAX_SETTINGS} of {count} settings"
 
 
-def _plain(text: str, most: int = 18) -> str:
+def _plain(text: str, max_length: int = 18) -> str:
     """A text of a file as it is: on one line, not too long, and no formula."""
-    text = text if len(text) <= most else text[: most - 1] + "…"
-    return "".join(letter if letter.isprintable() else "?" for letter in text).replace("$", r"\$")
+    return printable(text, max_length).replace("$", r"\$")
 
 
 @dataclass(frozen=True)
@@ -182,27 +188,27 @@ class Scale:
     """Where the values of a setting stand on an axis.
 
     Attributes:
-        places: `(N,)` of each value; of categories 0, 1, 2, ...
+        positions: `(N,)` of each value; of categories 0, 1, 2, ...
         ticks: where something is written.
         labels: what is written there.
         log: whether the axis is logarithmic.
-        categories: whether places do no more than tell values apart.
+        categories: whether positions do no more than tell values apart.
     """
 
-    places: np.ndarray
+    positions: np.ndarray
     ticks: Sequence[float]
     labels: Sequence[str]
     log: bool = False
     categories: bool = False
 
-    def to_unit(self, places: np.ndarray) -> np.ndarray:
-        """Places on an axis from 0 to 1."""
-        low, high = self.places.min(), self.places.max()
+    def to_unit(self, positions: np.ndarray) -> np.ndarray:
+        """Positions on an axis from 0 to 1."""
+        low, high = self.positions.min(), self.positions.max()
         if low == high:
-            return np.full(len(places), 0.5)
+            return np.full(len(positions), 0.5)
         if self.log:
-            places, low, high = np.log(places), np.log(low), np.log(high)
-        return (places - low) / (high - low)
+            positions, low, high = np.log(positions), np.log(low), np.log(high)
+        return (positions - low) / (high - low)
 
 
 def scale_of(values: Sequence[str]) -> Scale:
@@ -211,20 +217,20 @@ def scale_of(values: Sequence[str]) -> Scale:
     Args:
         values: 1 or more, as on the command line.
     """
-    numbers = {value: _number(value) for value in values}
+    numbers = {value: _drawable(value) for value in values}
     known = sorted({number for number in numbers.values() if number is not None})
     # a zero among ever smaller numbers: on no axis could they be told apart
     scattered = len(known) > 2 and known[0] == 0 and known[-1] > 30 * known[1]
     if None in numbers.values() or scattered:
         order = sorted(numbers, key=lambda value: (numbers[value] is None, numbers[value] or 0.0, value))
-        shown = order[:: -(-len(order) // 16)]  # more would lie on one another
-        place = {value: float(number) for number, value in enumerate(order)}
-        ticks = [place[value] for value in shown]
-        return Scale(np.array([place[value] for value in values]), ticks, shown, categories=True)
-    places = np.array([numbers[value] for value in values], float)
+        labels = order[:: -(-len(order) // 16)]  # more would lie on one another
+        position = {value: float(number) for number, value in enumerate(order)}
+        ticks = [position[value] for value in labels]
+        return Scale(np.array([position[value] for value in values]), ticks, labels, categories=True)
+    positions = np.array([numbers[value] for value in values], float)
     log = len(known) > 2 and known[0] > 0 and _unevenness(np.log(known)) < _unevenness(np.array(known))
-    ticks = known if len(known) <= _MOST_TICKS else _ticks(known[0], known[-1], log)
-    return Scale(places, ticks, [_tick(tick) for tick in ticks], log=log)
+    ticks = known if len(known) <= _MAX_TICKS else _ticks(known[0], known[-1], log)
+    return Scale(positions, ticks, [_tick(tick) for tick in ticks], log=log)
 
 
 def _scale_of_scores(scores: np.ndarray) -> Scale:
@@ -255,7 +261,7 @@ def _unevenness(known: np.ndarray) -> float:
     return float(steps.std() / steps.mean())
 
 
-def _number(text: str) -> float | None:
+def _drawable(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""What differs between runs, which of them belong together, and the figures of both."""
+"""What differs between runs, and which of them belong together."""
 
 import json
 import math
@@ -6,18 +6,13 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from conftest import fake_run, metrics_row
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from matplotlib.colors import to_hex
 
 from digitsum.errors import InputError
-from digitsum.figures import BLUE, GREY, ORANGE
-from digitsum.runs.comparison import Row, Run, compare, differing, flat, labels, read_run, read_runs
-from digitsum.runs.comparison_figures import curves_figure, parallel_figure, scale_of, settings_figure
-from digitsum.runs.locate import find_runs, newest_sweep, read_config
+from digitsum.runs.comparison import Row, Run, compare, differing, labels, read_run, read_runs, recorded_settings
 
 
 def run(mae=2.0, name="run", **settings):
@@ -36,7 +31,7 @@ def test_settings_have_the_names_and_values_of_the_command_line(tmp_path):
 
 
 def test_half_a_character_becomes_one_that_can_be_written():
-    assert flat({"a\ud800": ["\ud800"], "b": "\ud800"}) == {"a?": '["\\ud800"]', "b": "?"}
+    assert recorded_settings({"a\ud800": ["\ud800"], "b": "\ud800"}) == {"a?": '["\\ud800"]', "b": "?"}
 
 
 def test_paths_and_what_follows_from_other_settings_are_no_settings(finished_run):
@@ -103,6 +98,8 @@ def test_a_curve_has_gaps_where_its_error_is_not_finite_or_not_measured(tmp_path
 
 
 METRICS = {"val": {"model": metrics_row(2.0)}}
+
+
 TIMING = {"fit_seconds": 1.0, "epochs": [{"train_images_per_second": 5.0}]}
 
 
@@ -181,146 +178,3 @@ def test_a_run_damaged_at_random_is_read_or_left_out(tmp_path_factory, name, pla
     assert len(runs) + len(left_out) == 1
     if runs:
         compare([*runs, run()])
-
-
-def test_strange_values_of_settings_are_shown_as_text_and_drawn(tmp_path):
-    strange = ["1e400", "$x^$", "\\frac", "-", "", "1e-320", "a" * 500, "{}", "ü\n", ".nan"]
-    runs = [
-        read_run(fake_run(tmp_path / str(number), 2.0 + number, model__lr=value))
-        for number, value in enumerate(strange)
-    ]
-    rows = compare(runs)
-    assert len(rows) == len(strange)
-    values = {"model.lr": [row.settings["model.lr"] for row in rows]}
-    scores = np.array([row.mean("val/mae") for row in rows])
-    groups = [(label, [np.array(one.curve) for one in row.runs]) for label, row in zip(labels(rows), rows, strict=True)]
-    for figure in (
-        settings_figure(values, scores, "error", "title"),
-        parallel_figure(values, scores, "error", "title"),
-        curves_figure(groups, "title"),
-    ):
-        figure.savefig(os.devnull, format="png")
-
-
-def test_runs_are_found_below_folders_once_each_by_name(tmp_path):
-    for name in ("b", "a/deep/er"):
-        fake_run(tmp_path / name)
-    fake_run(tmp_path / "b" / "below a run")
-    assert find_runs([tmp_path, tmp_path / "b"]) == [tmp_path / "a" / "deep" / "er", tmp_path / "b"]
-    with pytest.raises(InputError, match="expected a folder of runs"):
-        find_runs([tmp_path / "c"])
-    with pytest.raises(InputError, match="expected a folder of runs"):
-        find_runs([tmp_path / ("x" * 300)])
-
-
-def test_the_newest_sweep_is_the_one_that_changed_last(tmp_path):
-    with pytest.raises(InputError, match="found no sweep"):
-        newest_sweep(tmp_path)
-    for name, age in (("b", 2), ("a", 1), ("c", 3)):
-        (tmp_path / "sweeps" / name).mkdir(parents=True)
-        os.utime(tmp_path / "sweeps" / name, (10_000 - age, 10_000 - age))
-    (tmp_path / "sweeps" / "file").touch()
-    assert newest_sweep(tmp_path).name == "a"
-
-
-def test_configs_are_read_as_they_were_written(tmp_path, finished_run):
-    config = read_config(finished_run)
-    assert config["model"]["epsilon"] == 1e-7
-    assert config["model"]["hidden_units"] == 8
-    assert config["init_from"] is None
-    assert config["logger"]["name"] == ""
-
-
-def test_numbers_that_are_spaced_so_have_a_logarithmic_axis():
-    assert scale_of(["0.001", "0.01", "0.0001"]).log
-    assert scale_of(["32", "64", "128", "16"]).log
-    assert not scale_of(["1", "2", "3"]).log
-    assert not scale_of(["0.1", "0.2"]).log
-    scale = scale_of(["0.001", "0.1", "0.01"])
-    assert scale.ticks == [0.001, 0.01, 0.1]
-    assert np.allclose(scale.to_unit(scale.places), [0, 1, 0.5])
-    assert scale_of(["3000", "24000", "12000", "6000"]).labels == ["3000", "6000", "12000", "24000"]
-
-
-@pytest.mark.parametrize(
-    ("values", "order"),
-    [
-        (["max", "average", "max"], ["average", "max"]),
-        (["4", "null", "-", "16"], ["4", "16", "-", "null"]),
-        (["0.01", "0", "0.0001", "0.001"], ["0", "0.0001", "0.001", "0.01"]),
-    ],
-)
-def test_what_no_axis_of_numbers_could_show_becomes_categories(values, order):
-    scale = scale_of(values)
-    assert scale.categories
-    assert list(scale.labels) == order
-    assert [order[int(place)] for place in scale.places] == values
-
-
-def curve(*errors):
-    return np.column_stack([np.arange(1.0, len(errors) + 1), errors])
-
-
-def test_curves_of_seeds_are_thin_and_their_mean_goes_as_far_as_all_of_them():
-    axes = curves_figure([("first", [curve(4, 2, 1), curve(6, 4)]), ("second", [curve(7, 7)])], "title").axes[0]
-    first = [line for line in axes.lines if to_hex(line.get_color()) == BLUE.lower()]
-    assert sorted(len(line.get_ydata()) for line in first) == [2, 2, 3]
-    (mean,) = [line for line in first if line.get_label() == "first"]
-    assert list(mean.get_ydata()) == [5, 3]
-    assert mean.get_linewidth() > max(line.get_linewidth() for line in first if line is not mean)
-
-
-def test_of_many_groups_the_best_few_have_colours_and_the_others_are_grey():
-    figure = curves_figure([(f"group {rank}", [curve(rank + 2, rank + 1)]) for rank in range(30)], "title")
-    colours = [to_hex(line.get_color()) for line in figure.axes[0].lines]
-    assert colours.count(GREY) == 25
-    assert len(set(colours)) == 6
-    assert [text.get_text() for text in figure.legends[0].texts] == [
-        *(f"group {rank}" for rank in range(5)),
-        "the other 25",
-    ]
-
-
-def test_ten_groups_are_told_apart():
-    figure = curves_figure([(f"group {rank}", [curve(rank + 2, rank + 1)]) for rank in range(10)], "title")
-    looks = {(to_hex(line.get_color()), line.get_linestyle()) for line in figure.axes[0].lines}
-    assert len(looks) == 10
-
-
-def test_errors_that_fall_far_are_drawn_on_a_logarithmic_axis():
-    assert curves_figure([("", [curve(40, 1)])], "title").axes[0].get_yscale() == "log"
-    assert curves_figure([("", [curve(20, 1)])], "title").axes[0].get_yscale() == "linear"
-
-
-def test_the_settings_figure_has_a_panel_for_each_setting_with_every_run_and_the_means():
-    settings = {"lr": ["0.01", "0.001", "0.1", "0.01"], "pooling": ["max", "max", "average", "average"]}
-    figure = settings_figure(settings, np.array([1.0, 2.0, 4.0, 3.0]), "error", "title")
-    left, right = (axes for axes in figure.axes if axes.get_xlabel())
-    assert (left.get_xlabel(), left.get_xscale()) == ("lr", "log")
-    assert left.get_ylabel() == "error"
-    assert [list(point) for point in left.collections[0].get_offsets()] == [[0.01, 1], [0.001, 2], [0.1, 4], [0.01, 3]]
-    means, best = left.lines
-    assert (list(means.get_xdata()), list(means.get_ydata())) == ([0.001, 0.01, 0.1], [2, 2, 4])
-    assert list(best.get_xdata()) == [0.01, 0.01]
-    assert [text.get_text() for text in right.get_xticklabels()] == ["average", "max"]
-    assert list(right.lines[0].get_ydata()) == [3.5, 1.5]
-
-
-def test_of_very_many_settings_the_first_twelve_are_drawn_and_it_says_so():
-    settings = {f"s{number}": ["1", "2"] for number in range(20)}
-    figure = settings_figure(settings, np.array([1.0, 2.0]), "error", "title")
-    assert sum(bool(axes.get_xlabel()) for axes in figure.axes) == 12
-    assert "the first 12 of 20 settings" in figure.get_suptitle()
-    axes = parallel_figure(settings, np.array([1.0, 2.0]), "error", "title").axes[0]
-    assert len(axes.get_xticks()) == 13
-
-
-def test_parallel_lines_pass_their_values_and_the_best_one_stands_out():
-    settings = {"a": ["1", "2", "3"], "b": ["x", "y", "x"], "c": ["0.1", "0.1", "0.2"]}
-    axes = parallel_figure(settings, np.array([1.0, 2.0, 3.0]), "error", "title").axes[0]
-    (best,) = [line for line in axes.lines if line.get_label() == "best"]
-    assert to_hex(best.get_color()) == ORANGE.lower()
-    assert np.allclose(best.get_ydata(), [0, 0, 0, 0], atol=0.03)
-    worst = axes.lines[0]
-    assert np.allclose(worst.get_ydata(), [1, 0, 1, 1], atol=0.03)
-    assert [text.get_text() for text in axes.get_xticklabels()] == ["a", "b", "c", "error"]

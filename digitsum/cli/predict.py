@@ -1,0 +1,128 @@
+"""A prediction as a config describes it: the model of a checkpoint on its own data or on the user's images."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from digitsum.cli.build import build_trainer, composing_bar, register, settings_of
+from digitsum.cli.console import PROJECT, log, log_written
+from digitsum.data.batches import Batches
+from digitsum.data.datamodule import ComposedData, SumDataModule, data_of
+from digitsum.data.glyphs import SPLITS
+from digitsum.data.pictures import SUFFIXES, PictureBatches, find_pictures
+from digitsum.data.shards import MemmapImages, SumDataset, open_shards, read_images
+from digitsum.errors import InputError
+from digitsum.evaluation.evaluate import details_table, metrics_table
+from digitsum.evaluation.predict import write_predictions
+from digitsum.evaluation.transcription import TranscriptionAccuracy, find_truth
+from digitsum.files import is_folder
+from digitsum.models.checkpoints import model_of, read_checkpoint
+from digitsum.runs.locate import BEST_CHECKPOINT, newest_run
+
+
+def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
+    """Predict as `cfg` says, into its `run_dir`; returns what `write_predictions` returns."""
+    if cfg.split not in (*SPLITS, "all"):
+        raise InputError(f"split: expected one of {', '.join(SPLITS)}, all, got {cfg.split!r}")
+    if cfg.batch_size < 1:
+        raise InputError(f"batch_size: expected 1 or more images, got {cfg.batch_size}")
+    if cfg.ckpt_path is None:
+        ckpt_path = newest_run(Path(cfg.outputs_dir), finished=True) / BEST_CHECKPOINT
+        log.info("the newest finished run: %s", ckpt_path)
+    else:
+        ckpt_path = Path(cfg.ckpt_path)
+    checkpoint = read_checkpoint(ckpt_path)
+    module = model_of(checkpoint, ckpt_path)
+    if cfg.num_digits != "trained":
+        module.net.set_decoding(num_digits=settings_of(cfg).num_digits)
+    if cfg.tta != 1:
+        module.net.set_decoding(tta=cfg.tta)
+
+    if cfg.input is None:
+        parts, folders = own_data(cfg, checkpoint, ckpt_path)
+    else:
+        parts, folders = {"input": open_input(Path(cfg.input))}, {"input": Path(cfg.input)}
+    height, width = module.image_size
+    for name, arrays in parts.items():
+        if isinstance(arrays, SumDataset):
+            size = arrays.images.image_size
+            if size != module.image_size and not (module.net.variable_width and size[0] == height):
+                found = "{}x{}".format(*size)
+                raise InputError(
+                    f"{cfg.input or name}: the model reads images of {height}x{width}, found {found}; "
+                    "compose, crop or pad them to that size"
+                )
+            parts[name] = Batches(arrays, cfg.batch_size)
+        else:
+            parts[name] = PictureBatches(arrays, module.image_size, cfg.batch_size)
+
+    folder = Path(cfg.run_dir)
+    trainer = build_trainer(cfg, logger=False, callbacks=[], default_root_dir=str(folder))
+    truths = truths_of(parts, folders) if module.net.predicts_digits else {}
+    results = write_predictions(trainer, module, parts, folder, truths)
+    if results:
+        log.info("%s\n", "\n\n".join(filter(None, [metrics_table(results), details_table(results)])))
+    else:
+        log.info("no sums are known for these images: no metrics, and no figures against true sums")
+        for line in (folder / "predictions.csv").read_text(encoding="utf-8").splitlines()[:11]:
+            log.info("  %s", line)
+    log_written(folder)
+    return results
+
+
+def predict_test_set(ckpt_path: Path, folder: Path, outputs_dir: Path) -> dict[str, float]:
+    """Evaluate a checkpoint on the test set of its run, into `folder`; returns the model's metrics.
+
+    For programs that are none of Hydra's.
+    """
+    register()
+    with initialize_config_dir(f"{PROJECT}/conf", version_base="1.3"):
+        cfg = compose("predict", ["split=test", "trainer.enable_progress_bar=false"])
+    cfg.ckpt_path, cfg.run_dir, cfg.outputs_dir = str(ckpt_path), str(folder), str(outputs_dir)
+    return run(cfg)["test"]["model"]
+
+
+def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+    """The data that the checkpoint was trained on, found again or composed anew on this machine, and their folders."""
+    places = {"root": cfg.data_root, "mnist_root": cfg.mnist_root, "datasets_dir": f"{cfg.outputs_dir}/datasets"}
+    data = data_of(checkpoint.get("datamodule_hyper_parameters", {}).get("data"), places, path)
+    composed = isinstance(data, ComposedData)
+    datamodule = SumDataModule(data, progress=composing_bar(data) if composed else None)
+    datamodule.prepare_data()
+    datamodule.setup()
+    splits = SPLITS if cfg.split == "all" else (cfg.split,)
+    return {split: datamodule.splits[split] for split in splits}, {split: datamodule.folder / split for split in splits}
+
+
+def truths_of(parts: dict[str, Any], folders: dict[str, Path]) -> dict[str, TranscriptionAccuracy]:
+    """What compares readings with the digits that were drawn, for the parts that are composed sets."""
+    truths = {}
+    for part, folder in folders.items():
+        truth = find_truth(folder)
+        if truth is not None and isinstance(parts[part], Batches):
+            images = len(parts[part].dataset.images)
+            if len(truth[0]) != images:
+                raise InputError(f"{folder}: expected truth files for {images} images, found {len(truth[0])}")
+            truths[part] = TranscriptionAccuracy(*truth)
+    return truths
+
+
+def open_input(path: Path) -> SumDataset | list[Path]:
+    """The user's images: shards, one `.npy`, or the paths of pictures."""
+    if is_folder(path):
+        try:
+            names = [file.suffix.lower() for file in path.iterdir()]
+        except OSError as error:
+            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+        if set(SUFFIXES) & set(names):
+            return find_pictures(path)
+        return open_shards(path, need_sums=False)
+    if path.suffix.lower() in SUFFIXES:
+        return find_pictures(path)
+    if path.suffix == ".npy":
+        images = MemmapImages([read_images(path)])
+        return SumDataset(images, None, torch.arange(len(images)))
+    raise InputError(f"{path}: expected a folder, a .npy file or a picture ({', '.join(SUFFIXES)})")

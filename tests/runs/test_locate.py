@@ -1,0 +1,38 @@
+"""Finding runs and sweeps, and reading what a run recorded."""
+
+import os
+
+import pytest
+from conftest import fake_run
+
+from digitsum.errors import InputError
+from digitsum.runs.locate import find_runs, newest_sweep, read_config
+
+
+def test_runs_are_found_below_folders_once_each_by_name(tmp_path):
+    for name in ("b", "a/deep/er"):
+        fake_run(tmp_path / name)
+    fake_run(tmp_path / "b" / "below a run")
+    assert find_runs([tmp_path, tmp_path / "b"]) == [tmp_path / "a" / "deep" / "er", tmp_path / "b"]
+    with pytest.raises(InputError, match="expected a folder of runs"):
+        find_runs([tmp_path / "c"])
+    with pytest.raises(InputError, match="expected a folder of runs"):
+        find_runs([tmp_path / ("x" * 300)])
+
+
+def test_the_newest_sweep_is_the_one_that_changed_last(tmp_path):
+    with pytest.raises(InputError, match="found no sweep"):
+        newest_sweep(tmp_path)
+    for name, age in (("b", 2), ("a", 1), ("c", 3)):
+        (tmp_path / "sweeps" / name).mkdir(parents=True)
+        os.utime(tmp_path / "sweeps" / name, (10_000 - age, 10_000 - age))
+    (tmp_path / "sweeps" / "file").touch()
+    assert newest_sweep(tmp_path).name == "a"
+
+
+def test_configs_are_read_as_they_were_written(tmp_path, finished_run):
+    config = read_config(finished_run)
+    assert config["model"]["epsilon"] == 1e-7
+    assert config["model"]["hidden_units"] == 8
+    assert config["init_from"] is None
+    assert config["logger"]["name"] == ""
