@@ -37,7 +37,8 @@ from typing import Any
 from benchmarks.clocks import Found, Job
 from benchmarks.report import SECTIONS, Report
 
-from digitsum.cli.console import PROJECT, ComposingBar
+from digitsum.cli.console import ComposingBar
+from digitsum.cli.project import PROJECT
 
 SCRIPTS = Path(__file__).resolve().parent
 

@@ -17,7 +17,8 @@ differ, and parallel.png where more than two do, into outputs/comparisons/<time>
 
 import argparse
 
-from digitsum.cli.console import PROJECT, print_help_and_exit, run_script
+from digitsum.cli.console import print_help_and_exit, run_script
+from digitsum.cli.project import PROJECT
 
 SCORES = {
     "mae": "mean absolute error (sum)",

@@ -17,7 +17,8 @@ Writes train/, val/ and test/ with shards data0.npy, lab0.npy, ..., what was dra
 canvases.png. Train on it with: python scripts/train.py data=arrays data.root=FOLDER
 """
 
-from digitsum.cli.console import PROJECT, log, print_help_and_exit, report_user_errors, run_script
+from digitsum.cli.console import log, print_help_and_exit, report_user_errors, run_script
+from digitsum.cli.project import PROJECT
 
 if __name__ == "__main__":
     print_help_and_exit(__doc__)  # before the imports below, which take seconds

@@ -27,7 +27,8 @@ outputs/predictions/<time>/; for a model that reads digits also overlays.png and
 reliability.png.
 """
 
-from digitsum.cli.console import PROJECT, print_help_and_exit, report_user_errors, run_script
+from digitsum.cli.console import print_help_and_exit, report_user_errors, run_script
+from digitsum.cli.project import PROJECT
 
 if __name__ == "__main__":
     print_help_and_exit(__doc__)  # before the imports below, which take seconds

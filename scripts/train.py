@@ -34,7 +34,8 @@ A run leaves checkpoints, figures, metrics, history, config and versions in outp
 outputs/sweeps/<time>/<job>/. Look at them with: tensorboard --logdir outputs
 """
 
-from digitsum.cli.console import PROJECT, log, print_help_and_exit, report_user_errors, run_script
+from digitsum.cli.console import log, print_help_and_exit, report_user_errors, run_script
+from digitsum.cli.project import PROJECT
 
 if __name__ == "__main__":
     print_help_and_exit(__doc__)  # before the imports below, which take seconds

@@ -21,7 +21,8 @@ Start the command several times to search with several processes, in several ter
 and prints the command that trains the best trial's model again. The test set is left alone.
 """
 
-from digitsum.cli.console import PROJECT, log, print_help_and_exit, report_user_errors, run_script
+from digitsum.cli.console import log, print_help_and_exit, report_user_errors, run_script
+from digitsum.cli.project import PROJECT
 
 if __name__ == "__main__":
     print_help_and_exit(__doc__)  # before the imports below, which take seconds

@@ -17,9 +17,10 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
-from digitsum.cli.console import PROJECT, ComposingBar
+from digitsum.cli.console import ComposingBar
 from digitsum.cli.output_dirs import job_folder, run_folder, swept, writable
 from digitsum.cli.overrides import override_key
+from digitsum.cli.project import PROJECT
 from digitsum.cli.schemas import (
     CheckpointSettings,
     CSVSettings,

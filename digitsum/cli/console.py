@@ -15,11 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from digitsum.cli.project import PROJECT
 from digitsum.errors import InputError
 from digitsum.training.signals import Interrupted
-
-PROJECT = str(Path(__file__).resolve().parents[2])
-"""The project's root: outputs lie below it wherever a command is typed."""
 
 log = logging.getLogger("digitsum")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from digitsum.cli.console import PROJECT
+from digitsum.cli.project import PROJECT
 from digitsum.tuning.report import rounded
 
 RENAMED = {

@@ -8,7 +8,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from digitsum.cli.build import build_trainer, composing_bar, register, settings_of
-from digitsum.cli.console import PROJECT, log, log_written
+from digitsum.cli.console import log, log_written
+from digitsum.cli.project import PROJECT
 from digitsum.data.batches import Batches
 from digitsum.data.datamodule import ComposedData, SumDataModule, data_of
 from digitsum.data.glyphs import SPLITS

@@ -8,7 +8,7 @@ import lightning.pytorch.callbacks
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from digitsum.cli.overrides import flat, override_key, renamed
+from digitsum.cli.overrides import flatten, override_key, renamed
 from digitsum.cli.schemas import (
     CheckpointSettings,
     CSVSettings,
@@ -49,7 +49,7 @@ def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> Dic
                 f"{key} cannot change in a resumed run; leave it out, or start a new run with init_from=CHECKPOINT"
             )
     try:
-        if older := renamed(flat(record)):
+        if older := renamed(flatten(record)):
             raise InputError(
                 "found {}, which is {} since version 0.5; a run that is older cannot be resumed, but a new one can "
                 "start from its weights with init_from=CHECKPOINT".format(*older)

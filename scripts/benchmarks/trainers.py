@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 from benchmarks.clocks import Found, Job, PeakMemory, StepClock, count_images
 from benchmarks.textbook import textbook_loader, textbook_network
 from digitsum.cli.build import build_datamodule, build_module, build_trainer, build_training, model_arguments, register
-from digitsum.cli.console import PROJECT, tune_malloc
+from digitsum.cli.console import tune_malloc
+from digitsum.cli.project import PROJECT
 from digitsum.data.batches import Batch, Batches
 from digitsum.data.shards import SumDataset, open_shards
 from digitsum.evaluation.predict import write_predictions
