@@ -9,9 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import digitsum
-
-_PACKAGE = Path(digitsum.__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[1]
 _PACKAGES = (
     "torch",
     "torchvision",
@@ -32,7 +30,7 @@ def environment() -> dict[str, Any]:
         "command": shlex.join(["python", *sys.argv]),
         "code": {"folder": str(_PACKAGE), **(_git_state(_PACKAGE.parent) or {"commit": None, "modified": None})},
         "python": platform.python_version(),
-        "packages": {"digitsum": digitsum.__version__, **{name: version(name) for name in _PACKAGES}},
+        "packages": {"digitsum": sys.modules["digitsum"].__version__, **{name: version(name) for name in _PACKAGES}},
         "machine": {
             "platform": platform.platform(),
             "processor": _processor(),
