@@ -1,5 +1,6 @@
 """Checkpoints: from a file to a model, without trusting the file."""
 
+import functools
 import json
 import math
 import os
@@ -31,7 +32,15 @@ def load_model(path: str | Path) -> SumModule:
     Raises:
         InputError: see `read_checkpoint`; or hyperparameters or weights that do not fit the network.
     """
+    _survive_forks()
     return model_of(read_checkpoint(Path(path)), Path(path))
+
+
+@functools.cache
+def _survive_forks() -> None:
+    """Let processes that are forked from this one compute on one core: they have none of torch's threads."""
+    if hasattr(os, "register_at_fork"):  # Windows has no fork
+        os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

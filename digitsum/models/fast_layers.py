@@ -5,6 +5,10 @@ twenty gradients of a convolution are zero. A library multiplies them all the sa
 They compute what the plain layers compute, summed in another order.
 """
 
+import functools
+import logging
+import os
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
+
+_log = logging.getLogger("digitsum")
 
 _STRIP = 8  # pooled places worked through for one channel at a time: what they touch stays in the nearest cache
 
@@ -99,7 +105,7 @@ class _Step(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         x, weight, out, kept = ctx.saved_tensors
         channels, in_channels, rows, columns = weight.shape
-        parts = _num_threads()
+        parts = torch.get_num_threads()
         grad_x = torch.empty_like(x)
         grad_weight = torch.empty((parts, channels, rows, columns * in_channels))
         grad_bias = torch.empty((parts, channels))
@@ -125,7 +131,6 @@ class _BlankStep(torch.autograd.Function):
         kept = torch.empty_like(out, dtype=torch.uint8)
         images = images.squeeze(1).contiguous()
         taps = weight.detach().reshape(channels, -1).t().contiguous()
-        _num_threads()
         _blank_forward(images.numpy(), taps.numpy(), bias.detach().numpy(), _channels_last(out), _channels_last(kept))
         ctx.save_for_backward(images, weight, out, kept)
         return out
@@ -134,7 +139,7 @@ class _BlankStep(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         images, weight, out, kept = ctx.saved_tensors
-        channels, parts = len(weight), _num_threads()
+        channels, parts = len(weight), torch.get_num_threads()
         grad_taps = torch.empty((parts, weight[0].numel(), channels))
         grad_bias = torch.empty((parts, channels))
         _blank_backward(
@@ -151,23 +156,50 @@ def _channels_last(x: torch.Tensor) -> np.ndarray:
     return x.detach().permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def _num_threads() -> int:
-    """Let the loops have as many threads as torch has; returns how many."""
-    num_threads = torch.get_num_threads()
-    numba.set_num_threads(min(num_threads, numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
-    return num_threads
+# Numba's OpenMP layer sets torch's number of threads to all cores and ends every process that is forked from this one;
+# its own layer does neither, but takes calls from one thread at a time.
+numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+_turn = threading.Lock()
+
+
+def _new_turn() -> None:
+    global _turn
+    _turn = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_new_turn)
 
 
 def _compiled(loops: Callable[..., None]) -> Callable[..., None]:
+    """Compile loops to machine code that has as many threads as torch has."""
     options: dict[str, Any] = {
         "parallel": True,
         "error_model": "numpy",
         "fastmath": {"contract", "reassoc", "nsz", "arcp"},  # without `nnan`: damaged numbers must stay damaged
     }
+    anew = numba.njit(**options)(loops)
     try:
-        return numba.njit(cache=True, **options)(loops)
+        compiled = numba.njit(cache=True, **options)(loops)
     except RuntimeError:  # no place to keep compiled code: compiled anew in each process, then
-        return numba.njit(**options)(loops)
+        compiled = anew
+
+    @functools.wraps(loops)
+    def run(*arrays: np.ndarray) -> None:
+        nonlocal compiled
+        with _turn:
+            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+            try:
+                compiled(*arrays)
+            except Exception as error:
+                if compiled is anew or not compiled.stats.cache_path:
+                    raise
+                # what is kept is loaded before anything is computed: a damaged file spoils no result
+                folder, compiled = compiled.stats.cache_path, anew
+                _log.warning("%s: compiled code that is damaged (%r); compiling anew, delete it", folder, error)
+                compiled(*arrays)
+
+    return run
 
 
 @_compiled

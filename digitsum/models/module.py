@@ -8,6 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from digitsum.data.batches import Batch
+from digitsum.data.pixels import checked_images
 from digitsum.errors import InputError
 from digitsum.metrics import StageMetrics
 from digitsum.models.base import NetworkSettings, Prediction
@@ -108,12 +109,16 @@ class SumModule(L.LightningModule):
         """Read sums off images.
 
         Args:
-            images: `(N, H, W)`, uint8 in 0..255 or float in [0, 1].
+            images: `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; see `digitsum.data.pixels.checked_images`.
 
         Returns:
             `(N,)` float, the best single answers, as real numbers.
+
+        Raises:
+            InputError: they are not the images that the network was made for.
         """
-        return self.net.estimate(self.net(images))
+        images = checked_images(images, self.image_size, variable_width=self.net.variable_width)
+        return self.net.estimate(self.net(images.to(self.device)))
 
     def predict(self, images: torch.Tensor) -> Prediction:
         """All that the network says of images `(N, H, W)`; see `forward`."""
