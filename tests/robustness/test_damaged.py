@@ -27,6 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from digitsum.cli.predict import open_input
 from digitsum.cli.resume_config import recorded_config
 from digitsum.data.composed import Composition, cached_dataset, write_dataset
 from digitsum.data.datamodule import ArraysData, SumDataModule, data_of
@@ -339,7 +340,7 @@ HUGE = [
 
 
 @pytest.mark.parametrize("content", HUGE, ids=range(len(HUGE)))
-@pytest.mark.parametrize("read", [read_npy, read_images, read_sums, lambda path: predict.open_input(path)])
+@pytest.mark.parametrize("read", [read_npy, read_images, read_sums, open_input])
 def test_200_bytes_that_claim_a_million_million_images_are_refused_at_once(tmp_path, content, read):
     assert len(content) == 200
     path = put(tmp_path / "data0.npy", content)
@@ -484,7 +485,7 @@ def test_a_folder_in_the_place_of_a_file_in_a_folder_is_refused(tmp_path, name, 
 def test_a_folder_without_pictures_named_as_a_picture_is_refused(tmp_path):
     (tmp_path / "photo.png").mkdir()
     with refused("photo.png"):
-        predict.open_input(tmp_path / "photo.png")
+        open_input(tmp_path / "photo.png")
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root reads everything")

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from test_damaged import GLYPHS, LABELS, little_memory, one_line_of, put, refused, tree
 
 import digitsum.training.run
+from digitsum.cli.predict import open_input
 from digitsum.cli.resume_config import recorded_config
 from digitsum.cli.schemas import TrainConfig
 from digitsum.data.composed import Composition, cached_dataset, write_dataset
@@ -180,7 +181,7 @@ def test_pickled_objects_in_an_array_are_never_loaded(tmp_path, mark, predicted,
     evil = put(tmp_path / "data0.npy", start + pickle.dumps([Payload(mark)] * 20).ljust(320, b"\0"))
     np.save(tmp_path / "glyphs.npy", GLYPHS)
     np.save(tmp_path / "labels.npy", LABELS)
-    for read in (read_images, read_sums, lambda path: open_shards(path.parent, need_sums=False), predict.open_input):
+    for read in (read_images, read_sums, lambda path: open_shards(path.parent, need_sums=False), open_input):
         with refused(evil, "pickled Python objects"):
             read(evil)
     for images, labels in ((evil, tmp_path / "labels.npy"), (tmp_path / "glyphs.npy", evil)):

@@ -16,6 +16,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+import digitsum.cli.train
+
 METRICS = {"mse", "rmse", "mae", "within_5", "within_1", "exact", "count"}
 
 
@@ -323,7 +325,7 @@ def test_a_network_that_cannot_be_compiled_is_told_in_one_line(tiny, monkeypatch
     def fail(*_, **__):
         raise torch._dynamo.exc.TorchDynamoException("No working C++ compiler found\n\nSet TORCHDYNAMO_VERBOSE=1")
 
-    monkeypatch.setattr(train, "train", fail)
+    monkeypatch.setattr(digitsum.cli.train, "train", fail)
     result = tiny("compile=true")
     assert result.code == 1
     assert "error: compile: the network cannot be compiled here (No working C++ compiler found)" in result.text
