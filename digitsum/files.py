@@ -54,6 +54,43 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink()
 
 
+@contextmanager
+def folder_written_whole(folder: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `folder`, which is renamed to it once it is complete.
+
+    An exception inside the block removes it. What killed processes have left there is removed first: the folder of a
+    process that is alive is locked.
+
+    Raises:
+        OSError: `folder` is there and not empty, or cannot be written.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for lock in folder.parent.glob(".*.unfinished.lock"):
+        with suppress(OSError), _unfinished(lock.with_suffix("")):
+            pass
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.unfinished")
+    with _unfinished(temporary, patience=10):  # who looks for what is left may have the lock for a moment
+        temporary.mkdir()
+        yield temporary
+        with suppress(FileNotFoundError):
+            folder.rmdir()  # an empty folder made beforehand is no reason to refuse
+        temporary.rename(folder)
+
+
+@contextmanager
+def _unfinished(temporary: Path, patience: float = 0) -> Iterator[None]:
+    """Lock a temporary folder inside the block, which need not be there, and remove it at the end."""
+    path = temporary.with_name(f"{temporary.name}.lock")
+    lock = _acquired(path, patience)
+    try:
+        yield
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):  # Windows keeps an open file, and filelock removes it
+            path.unlink()
+        lock.release()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     with written_whole(path) as file:
@@ -184,24 +221,24 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def _acquired(path: Path) -> BaseFileLock:
+def _acquired(path: Path, patience: float = 0) -> BaseFileLock:
     """Lock the file `path`, made where there is none.
 
     Where the file system has no locks, a second file that names its process stands for one.
 
     Raises:
-        Timeout: another process has the lock.
+        Timeout: another process has the lock, and still has it after `patience` seconds.
         OSError: the file cannot be written.
     """
     try:
-        return FileLock(path, fallback_to_soft=False).acquire(timeout=0).lock
+        return FileLock(path, fallback_to_soft=False).acquire(timeout=patience).lock
     except OSError as error:
         if error.errno not in _NO_FLOCK:
             raise
     soft = Path(f"{path}{_SOFT}")
     if soft.exists():
         _remove_left(soft)
-    return SoftFileLock(soft).acquire(timeout=0).lock
+    return SoftFileLock(soft).acquire(timeout=patience).lock
 
 
 def _remove_left(soft: Path) -> None:

@@ -36,6 +36,7 @@ from digitsum.data.shards import open_splits
 from digitsum.errors import InputError
 from digitsum.figures import canvases_figure, write_figure
 from digitsum.files import read_json
+from digitsum.training.signals import Signals
 
 register()
 
@@ -50,9 +51,10 @@ def main(cfg: DictConfig) -> None:
     folder = Path(cfg.out)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"out: expected a folder that does not exist yet, but {folder} does; choose another")
-    write_dataset(
-        data.composition, folder, mnist_root=data.mnist_root, download=data.download, progress=composing_bar(data)
-    )
+    with Signals().listening():  # a signal leaves nothing unfinished behind
+        write_dataset(
+            data.composition, folder, mnist_root=data.mnist_root, download=data.download, progress=composing_bar(data)
+        )
     train = open_splits(folder, split_seed=0)["train"]
     assert train.sums is not None
     first = train.index[:12]

@@ -22,6 +22,7 @@ from digitsum.evaluation.transcription import TranscriptionAccuracy, find_truth
 from digitsum.files import is_folder
 from digitsum.models.checkpoints import model_of, read_checkpoint
 from digitsum.runs.locate import BEST_CHECKPOINT, newest_run
+from digitsum.training.signals import Signals
 
 
 def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
@@ -92,7 +93,8 @@ def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> tuple[d
     data = data_of(checkpoint.get("datamodule_hyper_parameters", {}).get("data"), places, path)
     composed = isinstance(data, ComposedData)
     datamodule = SumDataModule(data, progress=composing_bar(data) if composed else None)
-    datamodule.prepare_data()
+    with Signals().listening():  # a signal leaves no data set unfinished
+        datamodule.prepare_data()
     datamodule.setup()
     splits = SPLITS if cfg.split == "all" else (cfg.split,)
     return {split: datamodule.splits[split] for split in splits}, {split: datamodule.folder / split for split in splits}

@@ -5,6 +5,7 @@ import shutil
 import sys
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from digitsum.cli.console import one_line, prepare_process
 from digitsum.cli.overrides import shell_quote, shell_words, unless_default
 from digitsum.data.datamodule import ComposedData, SumDataModule
 from digitsum.files import read_json, write_json
+from digitsum.training.signals import Signals
 
 JOB_FILE = "job.json"
 """What became of a sweep's job: `number`, `settings`, `status`, `score`, `seconds`, `reason`."""
@@ -66,7 +68,8 @@ class SweepReport(Callback):
             path.unlink()  # of the same sweep, when it was cut short
         data, one_device = settings_of(config.data), config.trainer.devices == config.trainer.num_nodes == 1
         if isinstance(data, ComposedData) and one_device:  # any other sweep is refused by its first job
-            SumDataModule(data, progress=composing_bar(data)).prepare_data()
+            with Signals().listening():  # a signal leaves no data set unfinished
+                SumDataModule(data, progress=composing_bar(data)).prepare_data()
         if ".submitit_launcher." in launcher:
             threading.Thread(target=self._follow, args=(Path(config.hydra.sweep.dir),)).start()
 
@@ -109,7 +112,8 @@ class SweepReport(Callback):
             threading.main_thread().join(1)
             if over := not threading.main_thread().is_alive():
                 for path in folder.glob("*/"):  # a network file system answers from its cache for a minute otherwise
-                    path.chmod(path.stat().st_mode)
+                    with suppress(OSError):  # some refuse it
+                        path.chmod(path.stat().st_mode)
             for path in sorted(set(folder.glob(f"*/{JOB_FILE}")) - told, key=lambda path: path.stat().st_mtime):
                 told.add(path)
                 self._tell(path, len(told))

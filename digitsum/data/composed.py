@@ -1,11 +1,8 @@
 """Composed data sets: canvases written to disk as shards, cached by everything that determines them."""
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -17,7 +14,7 @@ import numpy as np
 from digitsum.data.canvases import Layout, Placements, compose
 from digitsum.data.glyphs import SPLITS, GlyphPool, load_glyph_pools
 from digitsum.errors import InputError
-from digitsum.files import exists, read_json, require_space, write_json
+from digitsum.files import exists, folder_written_whole, read_json, require_space, write_json
 
 # Raise it when the same settings would give other arrays: cached sets of an older format are then left alone.
 _FORMAT = 1
@@ -84,7 +81,7 @@ class Composition:
 
 def dataset_folder(composition: Composition, datasets_dir: Path) -> Path:
     """The folder below `datasets_dir` that holds the composed set, or will."""
-    total = sum(composition.count(split) for split in SPLITS)
+    total = sum(map(composition.count, SPLITS))
     return datasets_dir / f"{composition.glyphs}-{total}-{composition.fingerprint}"
 
 
@@ -136,32 +133,24 @@ def write_dataset(
         glyph_labels=composition.glyph_labels,
         shared=composition.glyphs_shared,
     )
-    temporary: Path | None = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        pixels = composition.layout.height * composition.layout.width
-        require_space(folder.parent, pixels * sum(composition.count(split) for split in SPLITS), "the data set")
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-        statistics = {
-            split: _write_split(composition, pools[split], stream, temporary / split, progress)
-            for stream, split in enumerate(SPLITS)
-        }
-        write_json(
-            temporary / "dataset.json",
-            {
+        with folder_written_whole(folder) as temporary:
+            pixels = composition.layout.height * composition.layout.width
+            require_space(folder.parent, pixels * sum(map(composition.count, SPLITS)), "the data set")
+            statistics = {
+                split: _write_split(composition, pools[split], stream, temporary / split, progress)
+                for stream, split in enumerate(SPLITS)
+            }
+            description = {
                 "fingerprint": fingerprint,
                 **asdict(composition),
                 "glyphs_per_split": {split: len(pool.labels) for split, pool in pools.items()},
                 "statistics": statistics,
-            },
-        )
-        temporary.chmod(0o755)
-        with contextlib.suppress(FileNotFoundError):
-            folder.rmdir()  # an empty folder made beforehand is no reason to refuse
-        temporary.rename(folder)
+            }
+            write_json(temporary / "dataset.json", description)
     except OSError as error:
-        description = folder / "dataset.json"
-        found = read_json(description) if exists(description) else None
+        path = folder / "dataset.json"
+        found = read_json(path) if exists(path) else None
         if isinstance(found, dict) and found.get("fingerprint") == fingerprint:
             return
         if exists(folder):
@@ -170,9 +159,6 @@ def write_dataset(
             f"cannot write {folder}: {error.strerror or error}; free space or choose another folder with "
             "outputs_dir=FOLDER (make_data.py: out=FOLDER)"
         ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _write_split(
@@ -212,7 +198,8 @@ def _write_split(
         np.savez_compressed(folder / f"truth{shard}.npz", **truth)  # type: ignore[arg-type]
         all_sums.append(sums)
     for path in folder.iterdir():
-        _flush(path)
+        with path.open("r+b") as file:
+            os.fsync(file.fileno())
     pixels, sums = total * layout.height * layout.width, np.concatenate(all_sums)
     mean = pixel_sum / pixels
     return {
@@ -222,8 +209,3 @@ def _write_split(
         "sum_mean": round(float(sums.mean()), 4),
         "sum_std": round(float(sums.std()), 4),
     }
-
-
-def _flush(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

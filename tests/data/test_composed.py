@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -330,6 +331,54 @@ def test_an_exception_in_the_middle_leaves_nothing(small, tmp_path, stop, calls)
     with pytest.raises(stop):
         cached_dataset(small, tmp_path, progress=progress)
     assert list(tmp_path.iterdir()) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from digitsum.data.canvases import Layout
+from digitsum.data.composed import Composition, cached_dataset
+def stop(_):
+    print("composing", flush=True)
+    sys.stdin.read(1)
+    os.kill(os.getpid(), signal.SIGKILL)
+cached_dataset(eval(sys.argv[1]), Path(sys.argv[2]), progress=stop)
+"""
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_live_one_writes_is_not(small, tmp_path):
+    other = replace(small, compose_seed=1)
+    command = [sys.executable, "-c", KILLED, repr(small), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "composing\n"
+        (unfinished,) = (path for path in tmp_path.iterdir() if path.is_dir())
+        first = cached_dataset(other, tmp_path)
+        assert (unfinished / "train" / "data0.npy").exists()
+        process.stdin.close()
+        assert process.wait(60) == -signal.SIGKILL
+    assert {path for path in tmp_path.iterdir() if path.is_dir()} == {unfinished, first}
+    second = cached_dataset(small, tmp_path)
+    assert set(tmp_path.iterdir()) == {first, second}
+
+
+def test_folders_of_others_with_such_names_are_left_alone(small, tmp_path):
+    names = [".cache", ".set.unfinished", ".set.tmp", "set.unfinished.lock"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "notes").write_text("mine")
+    folder = cached_dataset(small, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {*names, folder.name}
+    assert all((tmp_path / name / "notes").exists() for name in names)
+
+
+def test_a_set_is_written_where_modes_cannot_be_changed(small, written, tmp_path, monkeypatch):
+    def no_chmod(*_, **__):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    for name in ("chmod", "fchmod"):
+        monkeypatch.setattr(os, name, no_chmod)
+    write_dataset(small, tmp_path / "set")
+    assert same_arrays(tmp_path / "set", written)
 
 
 def test_a_disk_that_is_full_at_the_end_is_said_in_a_line_and_leaves_nothing(small, tmp_path, monkeypatch):

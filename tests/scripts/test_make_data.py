@@ -1,11 +1,19 @@
 """`scripts/make_data.py` as people call it."""
 
 import json
+import os
+import signal
 
 import make_data
 import numpy as np
+import predict
 import pytest
+import train
+import tune
+from conftest import TINY_RUN
 from PIL import Image
+
+from digitsum.cli.console import ComposingBar
 
 SMALL = ("data.num_train=30", "data.num_val=10", "data.num_test=10")
 
@@ -65,3 +73,45 @@ def test_a_mistake_is_one_line_and_writes_nothing(command, tmp_path, words, reas
     assert reason in result.text
     assert len(result.text.strip().splitlines()) == 1, result.text
     assert {path.name for path in tmp_path.iterdir()} == {"taken", "file"}
+
+
+@pytest.fixture
+def stopped_composing(monkeypatch):
+    """Let a signal come when the first canvases of the validation set are composed."""
+
+    def stop(signum):
+        counts = []
+
+        def stop_at_the_second(bar, count):
+            counts.append(count)
+            if len(counts) == 2:
+                os.kill(os.getpid(), signum)
+
+        monkeypatch.setattr(ComposingBar, "__call__", stop_at_the_second)
+
+    return stop
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_while_composing_leaves_nothing_behind(command, stopped_composing, tmp_path, signum):
+    stopped_composing(signum)
+    assert command(make_data.main, f"out={tmp_path}/set", *SMALL).code == 128 + signum
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("script", ["train", "sweep", "tune", "predict"])
+def test_a_signal_while_another_command_composes_leaves_no_data_set(
+    command, stopped_composing, tmp_path, finished_run, script
+):
+    stopped_composing(signal.SIGTERM)
+    datasets = tmp_path / "outputs" / "datasets"
+    words = (*TINY_RUN, f"outputs_dir={tmp_path}/outputs", f"data.datasets_dir={datasets}")
+    checkpoint = f"ckpt_path='{finished_run}/checkpoints/best.ckpt'"
+    result = {
+        "train": lambda: command(train.main, *words, f"hydra.run.dir={tmp_path}/run"),
+        "sweep": lambda: command(train.main, "-m", *words, "seed=0,1", f"hydra.sweep.dir={tmp_path}/sweep"),
+        "tune": lambda: command(tune.main, *words, "~search.data"),
+        "predict": lambda: command(predict.main, checkpoint, *words[-2:-1], f"hydra.run.dir={tmp_path}/run"),
+    }[script]()
+    assert result.code == 128 + signal.SIGTERM, result.text
+    assert list(datasets.iterdir()) == []
