@@ -123,39 +123,24 @@ def read_npy(path: Path) -> np.memmap:
         InputError: the file is missing, unreadable, no `.npy`, empty, cut short, or holds pickled objects (which
             are never loaded, because unpickling runs whatever code a stranger put there).
     """
+    magic = b""
     try:
         with path.open("rb") as file:
             magic = file.read(6)
-        if not magic:
-            raise InputError(f"{path}: expected a .npy file, found an empty file; write it again")
-        if magic != b"\x93NUMPY":
-            raise InputError(f"{path}: expected a .npy file, found another format; save it with numpy.save")
         with warnings.catch_warnings():
             # a damaged header's shape may overflow, and one of Python 2 is read all the same
             warnings.simplefilter("ignore")
             array = np.lib.format.open_memmap(path, mode="r")
-    except InputError:
-        raise
+        size = path.stat().st_size
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged header raises whatever the parser stumbled over
-        reason = str(error)
-        if "object" in reason.lower():
-            raise InputError(
-                f"{path}: expected numbers, found pickled Python objects, which are never loaded; "
-                "save it as a numeric array"
-            ) from error
-        if "empty" in reason:
-            raise InputError(f"{path}: expected at least one entry, found an array without any") from error
+        damaged = "one that is damaged, cut short or holds Python objects, which are never loaded"
+        found = damaged if magic == b"\x93NUMPY" else "another format"
+        raise InputError(f"{path}: expected a .npy file of numbers, found {found}; save it with numpy.save") from error
+    if array.size == 0 or array.offset + array.nbytes != size:
         raise InputError(
-            f"{path}: expected a complete .npy file, found one that is cut short or damaged; write it again"
-        ) from error
-    if array.size == 0:
-        raise InputError(f"{path}: expected at least one entry, found shape {array.shape}")
-    if array.offset + array.nbytes != path.stat().st_size:
-        raise InputError(
-            f"{path}: expected a complete .npy file, found more bytes than its header of shape {array.shape} says; "
-            "write it again"
+            f"{path}: expected a whole .npy file, found {size:,} bytes for shape {array.shape}; save it again"
         )
     return array
 
@@ -178,7 +163,7 @@ def exists(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder at `path`, likewise."""
+    """Whether there is a folder at `path`; none is where a name is too long, or a folder cannot be looked into."""
     return os.path.isdir(path)  # noqa: PTH112
 
 

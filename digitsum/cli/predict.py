@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
@@ -14,7 +13,7 @@ from digitsum.data.batches import Batches
 from digitsum.data.datamodule import ComposedData, SumDataModule, data_of
 from digitsum.data.glyphs import SPLITS
 from digitsum.data.pictures import SUFFIXES, PictureBatches, find_pictures
-from digitsum.data.shards import MemmapImages, SumDataset, open_shards, read_images
+from digitsum.data.shards import SumDataset, open_array, open_shards
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import details_table, metrics_table
 from digitsum.evaluation.predict import write_predictions
@@ -126,6 +125,5 @@ def open_input(path: Path) -> SumDataset | list[Path]:
     if path.suffix.lower() in SUFFIXES:
         return find_pictures(path)
     if path.suffix == ".npy":
-        images = MemmapImages([read_images(path)])
-        return SumDataset(images, None, torch.arange(len(images)))
+        return open_array(path)
     raise InputError(f"{path}: expected a folder, a .npy file or a picture ({', '.join(SUFFIXES)})")

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from digitsum.data.pixels import check_brightness
 from digitsum.errors import InputError
 from digitsum.files import read_npy
 
@@ -183,6 +184,7 @@ def _own(images_path: str | None, labels_path: str | None) -> GlyphPool:
             f"{images_path}: expected glyphs of shape (G, 28, 28) and dtype uint8, "
             f"found {images.shape} and {images.dtype}"
         )
+    check_brightness(Path(images_path), [images])
     if labels.shape != (len(images),):
         raise InputError(f"{labels_path}: expected one label for each of {len(images)} glyphs, found {labels.shape}")
     if labels.dtype.kind not in "iuf" or not np.isin(labels, np.arange(10)).all():

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from digitsum.data.glyphs import SPLITS
+from digitsum.data.pixels import CHUNK, check_brightness
 from digitsum.errors import InputError
 from digitsum.files import allow_open_files, exists, is_folder, read_npy
 
 _NAME = re.compile(r"(data|lab|label)(\d+)\.npy")
-_SCAN = 1_000  # images checked at once: bounds the memory that a check takes
 _WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)  # Windows has none
 
 
@@ -127,18 +127,16 @@ def open_splits(root: Path, split_seed: int) -> dict[str, SumDataset]:
     """
     if not is_folder(root):
         raise InputError(f"{root}: expected a folder of shards, found {'a file' if exists(root) else 'nothing'}")
-    present = [split for split in SPLITS if is_folder(root / split)]
-    if present:
-        missing = [split for split in SPLITS if split not in present]
-        if missing:
-            raise InputError(f"{root}: expected sub-folders train, val and test, found no {' and no '.join(missing)}")
+    missing = [split for split in SPLITS if not is_folder(root / split)]
+    if not missing:
         splits = {split: open_shards(root / split) for split in SPLITS}
-        for split, arrays in splits.items():
-            if arrays.images.image_size != splits["train"].images.image_size:
-                raise InputError(
-                    f"{root / split}: expected images of {_size(splits['train'])} as in train, found {_size(arrays)}"
-                )
+        sizes = {split: "{}x{}".format(*dataset.images.image_size) for split, dataset in splits.items()}
+        for split, size in sizes.items():
+            if size != sizes["train"]:
+                raise InputError(f"{root / split}: expected images of {sizes['train']} as in train, found {size}")
         return splits
+    if len(missing) < len(SPLITS):
+        raise InputError(f"{root}: expected sub-folders train, val and test, found no {' and no '.join(missing)}")
     everything = open_shards(root)
     tenth = len(everything) // 10
     if tenth == 0:
@@ -161,54 +159,59 @@ def open_shards(folder: Path, *, need_sums: bool = True) -> SumDataset:
     Raises:
         InputError: the folder has no shards, a shard has no partner, or one of its arrays is not as above.
     """
+    data, labels = _numbered(folder)
+    if not data:
+        raise InputError(f"{folder}: expected shards data0.npy and lab0.npy, data1.npy ..., found none")
+    alone = data.keys() ^ labels.keys()
+    if alone and (labels or need_sums):
+        number = min(alone)
+        raise InputError(
+            f"{data.get(number) or labels[number]}: expected images in data{number}.npy and their sums in "
+            f"lab{number}.npy or label{number}.npy, found this one alone"
+        )
+    allow_open_files(len(data))
+    return _open(folder, *([files[number] for number in sorted(files)] for files in (data, labels)))
+
+
+def open_array(path: Path) -> SumDataset:
+    """Open and check one `.npy` file of images, as of a shard, without sums.
+
+    Raises:
+        InputError: see `open_shards`.
+    """
+    return _open(path, [path], [])
+
+
+def _numbered(folder: Path) -> tuple[dict[int, Path], dict[int, Path]]:
+    """The files of images and of sums in a folder, by number."""
     found: dict[str, dict[int, Path]] = {"data": {}, "lab": {}}
     try:
         paths = sorted(folder.iterdir())
     except OSError as error:
         raise InputError(f"cannot read {folder}: {error.strerror or error}") from error
     for path in paths:
-        match = _NAME.fullmatch(path.name)
-        if match:
-            kind, number = match[1][:4].replace("labe", "lab"), int(match[2])
-            if number in found[kind]:
-                raise InputError(f"{folder}: expected one file, found both {found[kind][number].name} and {path.name}")
-            found[kind][number] = path
-    data, labels = found["data"], found["lab"]
-    allow_open_files(len(data))
-    if not data:
-        raise InputError(f"{folder}: expected shards data0.npy and lab0.npy, data1.npy ..., found none")
-    if not labels and not need_sums:
-        return _joined({path: read_images(path) for _, path in sorted(data.items())}, None)
-    for number in sorted(data.keys() ^ labels.keys()):
-        if number in data:
-            raise InputError(
-                f"{data[number]}: expected its sums in lab{number}.npy or label{number}.npy, found neither"
-            )
-        raise InputError(f"{labels[number]}: expected its images in data{number}.npy, found none")
-    images = {data[number]: read_images(data[number]) for number in sorted(data)}
-    sums = []
-    for number, (path, array) in zip(sorted(data), images.items(), strict=True):
-        sums.append(read_sums(labels[number]))
-        if len(sums[-1]) != len(array):
-            raise InputError(
-                f"{labels[number]}: expected one sum for each of the {len(array)} images in {path.name}, "
-                f"found {len(sums[-1])}"
-            )
-    return _joined(images, np.concatenate(sums))
+        if match := _NAME.fullmatch(path.name):
+            same = found[match[1].removesuffix("el")].setdefault(int(match[2]), path)
+            if same is not path:
+                raise InputError(f"{folder}: expected one file, found both {same.name} and {path.name}")
+    return found["data"], found["lab"]
 
 
-def _joined(arrays: dict[Path, np.ndarray], sums: np.ndarray | None) -> SumDataset:
-    (first_path, first), *rest = arrays.items()
-    for path, array in rest:
-        if array.shape[1:] != first.shape[1:]:
-            raise InputError(
-                f"{path}: expected images of {first.shape[1]}x{first.shape[2]} as in {first_path.name}, "
-                f"found {array.shape[1]}x{array.shape[2]}"
-            )
-        if array.dtype != first.dtype:
-            raise InputError(f"{path}: expected pixels of {first.dtype} as in {first_path.name}, found {array.dtype}")
-    images = MemmapImages(list(arrays.values()), [path.name for path in arrays])
-    return SumDataset(images, None if sums is None else torch.from_numpy(sums), torch.arange(len(images)))
+def _open(where: Path, data: list[Path], labels: list[Path]) -> SumDataset:
+    """Open files of images, and of their sums, of which there may be none."""
+    arrays = [read_images(path) for path in data]
+    kinds = ["{} images of {}x{}".format(array.dtype, *array.shape[1:]) for array in arrays]
+    for path, kind in zip(data, kinds, strict=True):
+        if kind != kinds[0]:
+            raise InputError(f"{path}: expected {kinds[0]} as in {data[0].name}, found {kind}")
+    if arrays[0].dtype == np.uint8:
+        check_brightness(where, arrays)
+    sums = [read_sums(path) for path in labels]
+    for path, some, array in zip(labels, sums, arrays, strict=False):
+        if len(some) != len(array):
+            raise InputError(f"{path}: expected a sum for each of {len(array)} images, found {len(some)}")
+    images = MemmapImages(arrays, [path.name for path in data])
+    return SumDataset(images, torch.from_numpy(np.concatenate(sums)) if sums else None, torch.arange(len(images)))
 
 
 def read_images(path: Path) -> np.ndarray:
@@ -222,12 +225,10 @@ def read_images(path: Path) -> np.ndarray:
         array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
     if array.ndim != 3:
         raise InputError(f"{path}: expected images (n, H, W), (n, 1, H, W) or (n, H, W, 1), found shape {array.shape}")
-    if array.dtype == np.uint8:
-        return array
-    if array.dtype not in (np.float16, np.float32, np.float64):
+    if array.dtype not in (np.uint8, np.float16, np.float32, np.float64):
         raise InputError(f"{path}: expected pixels of dtype uint8, float16, float32 or float64, found {array.dtype}")
-    for start in range(0, len(array), _SCAN):
-        part = array[start : start + _SCAN]
+    for start in range(0, len(array) if array.dtype != np.uint8 else 0, CHUNK):
+        part = array[start : start + CHUNK]
         if not (part.min() >= 0 and part.max() <= 1):  # false for NaN as well
             bad = start + int(np.flatnonzero(~((part >= 0) & (part <= 1)).all((1, 2)))[0])
             raise InputError(
@@ -258,7 +259,3 @@ def read_sums(path: Path) -> np.ndarray:
         bad = int(np.flatnonzero(~good)[0])
         raise InputError(f"{path}: expected whole sums of 0 or more, found {array[bad]} at row {bad}")
     return array.astype(np.int64)
-
-
-def _size(arrays: SumDataset) -> str:
-    return "{}x{}".format(*arrays.images.image_size)

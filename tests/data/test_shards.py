@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from digitsum.data.shards import MemmapImages, SumDataset, open_shards, open_splits, read_images, read_sums
+import digitsum.data.pixels
+from digitsum.data.shards import MemmapImages, SumDataset, open_array, open_shards, open_splits, read_images, read_sums
 from digitsum.errors import InputError
 
 RNG = np.random.default_rng(0)
@@ -225,6 +226,56 @@ def test_a_folder_with_some_of_its_sums_is_refused_even_where_none_are_needed(tm
 def test_float_pixels_of_exactly_0_and_1_are_allowed(tmp_path):
     extremes = np.tile(np.array([[0.0, 1.0, -0.0]]), (2, 4, 1))
     assert np.array_equal(read_images(write(tmp_path, data0=extremes) / "data0.npy"), extremes)
+
+
+# --- pixels of 0 and 1
+
+
+@pytest.mark.parametrize("shape", [(12, 4, 6), (12, 1, 4, 6), (12, 4, 6, 1)])
+def test_uint8_pixels_of_only_0_and_1_are_refused_with_what_to_do(tmp_path, shape):
+    binary = (IMAGES > 127).astype(np.uint8).reshape(shape)
+    write(tmp_path, data0=binary, lab0=SUMS, data1=binary, lab1=SUMS)
+    for opened in (lambda: open_shards(tmp_path), lambda: open_splits(tmp_path, 0)):
+        with refused(tmp_path, "found only 0 and 1; multiply them by 255"):
+            opened()
+    with refused(tmp_path / "data0.npy", "found only 0 and 1"):
+        open_array(tmp_path / "data0.npy")
+
+
+@pytest.mark.parametrize("where", [0, 2344])
+def test_a_single_brighter_pixel_anywhere_makes_them_images(tmp_path, where):
+    images = np.ones((2345, 2, 2), np.uint8)
+    images[where, 1, 1] = 2
+    assert len(open_array(write(tmp_path, data0=images) / "data0.npy")) == 2345
+
+
+def test_dark_shards_beside_a_bright_one_black_images_and_floats_of_0_and_1_are_allowed(tmp_path):
+    binary = (IMAGES > 127).astype(np.uint8)
+    assert len(open_shards(write(tmp_path / "one", data0=binary, lab0=SUMS, data1=IMAGES, lab1=SUMS))) == 24
+    assert len(open_shards(write(tmp_path / "two", data0=np.zeros_like(IMAGES), lab0=SUMS))) == 12
+    assert len(open_shards(write(tmp_path / "three", data0=binary.astype(np.float32), lab0=SUMS))) == 12
+
+
+def test_the_pixels_of_millions_of_images_are_not_read_to_be_checked(tmp_path, monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(digitsum.data.pixels, "CHUNK", 5)
+    images = SpiedRows(looked_at)
+    digitsum.data.pixels.check_brightness(tmp_path, [images, images])
+    assert looked_at == [slice(0, 5)]
+
+
+class SpiedRows:
+    """Twelve images that remember which of them were looked at."""
+
+    def __init__(self, looked_at):
+        self.looked_at = looked_at
+
+    def __len__(self):
+        return len(IMAGES)
+
+    def __getitem__(self, rows):
+        self.looked_at.append(rows)
+        return IMAGES[rows]
 
 
 # --- splits
