@@ -21,6 +21,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
+_UNFINISHED = ".digitsum-unfinished"
 _SOFT = ".process"
 _NO_FLOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
 """What a file system answers that has no locks: Lustre and NFS, as many clusters mount them."""
@@ -65,10 +66,10 @@ def folder_written_whole(folder: Path) -> Iterator[Path]:
         OSError: `folder` is there and not empty, or cannot be written.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for lock in folder.parent.glob(".*.unfinished.lock"):
+    for lock in folder.parent.glob(f".*{_UNFINISHED}.lock"):
         with suppress(OSError), _unfinished(lock.with_suffix("")):
             pass
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.unfinished")
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}{_UNFINISHED}")
     with _unfinished(temporary, patience=10):  # who looks for what is left may have the lock for a moment
         temporary.mkdir()
         yield temporary

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 
@@ -36,6 +36,7 @@ class ArraysData:
         on_device: keep training and validation images on the GPU, if there is one and they fit in half of what is free.
     """
 
+    kind: ClassVar = "arrays"
     root: str
     split_seed: int = 0
     batch_size: int = 64
@@ -56,11 +57,10 @@ class ComposedData(Composition):
         mnist_root: the folder that holds `MNIST/raw`.
         download: whether MNIST may be downloaded to `mnist_root`.
         datasets_dir: the folder in which composed sets are cached.
-        batch_size: see `ArraysData`.
-        shuffle: see `ArraysData`.
-        on_device: see `ArraysData`.
+        batch_size, shuffle, on_device: see `ArraysData`.
     """
 
+    kind: ClassVar = "composed"
     mnist_root: str | None = None
     download: bool = False
     datasets_dir: str = "outputs/datasets"
@@ -107,7 +107,7 @@ class SumDataModule(L.LightningDataModule):
         self._fingerprints: dict[str, str] = {}
         self._device_cache: dict[str, Batch] | None = None
         # plain values alone: a checkpoint is loaded with weights_only=True
-        self.save_hyperparameters({"data": {"kind": _kind(data), **asdict(data)}}, logger=False)
+        self.save_hyperparameters({"data": {"kind": data.kind, **asdict(data)}}, logger=False)
 
     def prepare_data(self) -> None:
         """Compose the data set unless it is cached."""
@@ -229,10 +229,9 @@ def data_of(description: Any, places: dict[str, str | None], path: Path) -> Arra
     Raises:
         InputError: the checkpoint describes no data, or none that this version knows.
     """
-    kinds: dict[str, type[ArraysData] | type[ComposedData]] = {"arrays": ArraysData, "composed": ComposedData}
     try:
         values = dict(description)
-        kind = kinds[values.pop("kind")]
+        kind = {kind.kind: kind for kind in (ArraysData, ComposedData)}[values.pop("kind")]
         values |= {
             key: place for key, place in places.items() if place is not None and key in kind.__dataclass_fields__
         }
@@ -253,10 +252,6 @@ def _checked(settings: Any) -> Any:
         if entry.type is not Any and not isinstance(getattr(settings, entry.name), entry.type):  # type: ignore[arg-type]
             raise TypeError(f"{entry.name} is no {entry.type}")
     return settings
-
-
-def _kind(data: ArraysData | ComposedData) -> str:
-    return "arrays" if isinstance(data, ArraysData) else "composed"
 
 
 def _check(data: ArraysData | ComposedData) -> None:

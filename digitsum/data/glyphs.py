@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from digitsum.data.pixels import check_brightness
 from digitsum.errors import InputError
-from digitsum.files import read_npy
+from digitsum.files import exists, read_npy
 
 GLYPH_SIZE = 28
 """Height and width of a glyph in pixels, as in MNIST."""
@@ -149,17 +149,18 @@ def _as_pen_strokes(coarse: torch.Tensor) -> np.ndarray:
 
 
 def _mnist(root: str | None, download: bool) -> GlyphPool:
-    from torchvision.datasets import MNIST  # two seconds to import, needed only to compose
-
     how = "set data.mnist_root (or DIGITSUM_MNIST) to the folder that holds MNIST/raw, or pass data.download=true"
     if root is None:
         raise InputError(f"data.mnist_root: expected the folder that holds MNIST/raw, got none; {how}")
     folder = Path(root, "MNIST", "raw")
-    if download and not all((folder / name).exists() for name in _MNIST_MD5):
+    if download and not all(exists(folder / name) for name in _MNIST_MD5):
+        from torchvision.datasets import MNIST  # two seconds to import
+
         try:
             MNIST(root, download=True)
         except (OSError, RuntimeError) as error:
             raise InputError(f"MNIST cannot be downloaded to {root} ({str(error).splitlines()[0]})") from error
+    files = []
     for name, digest in _MNIST_MD5.items():
         try:
             content = (folder / name).read_bytes()
@@ -169,9 +170,9 @@ def _mnist(root: str | None, download: bool) -> GlyphPool:
             raise InputError(f"cannot read {folder / name}: {error.strerror or error}") from error
         if hashlib.md5(content, usedforsecurity=False).hexdigest() != digest:
             raise InputError(f"{folder / name} is not the published MNIST file (MD5 differs): delete it, then {how}")
-    parts = [MNIST(root, train=train) for train in (True, False)]
-    images = np.concatenate([part.data.numpy() for part in parts])
-    labels = np.concatenate([part.targets.numpy() for part in parts]).astype(np.int64)
+        files.append(np.frombuffer(content, np.uint8))
+    images = np.concatenate([file[16:] for file in files[::2]]).reshape(-1, GLYPH_SIZE, GLYPH_SIZE)
+    labels = np.concatenate([file[8:] for file in files[1::2]]).astype(np.int64)  # both behind their headers
     return GlyphPool(images, labels, np.arange(len(labels)))
 
 

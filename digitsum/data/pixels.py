@@ -1,21 +1,17 @@
 """Pixels: what an image's numbers mean, whatever type they have, and what is no image."""
 
-from typing import Any
-
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from digitsum.errors import InputError
 
-<<<<<<< HEAD
-=======
 CHUNK = 1_000
 """Images that are looked at together: bounds the memory that this takes."""
 
->>>>>>> ab8e9e8 (Refuse uint8 images of 0 and 1, which train as black without a word; check shards in one place)
 
 def as_float(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """Images of any shape as `dtype` in [0, 1]: uint8 counts 0..255, float is in [0, 1] already.
@@ -28,7 +24,6 @@ def as_float(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.
     return floats / 255 if images.dtype == torch.uint8 else floats
 
 
-<<<<<<< HEAD
 def checked_images(images: Any, image_size: tuple[int, int], *, variable_width: bool = False) -> torch.Tensor:
     """Somebody's images as a network takes them: `(N, H, W)`, uint8 in 0..255 or float32 in [0, 1].
 
@@ -67,7 +62,8 @@ def checked_images(images: Any, image_size: tuple[int, int], *, variable_width: 
     if high == 1:
         raise InputError("images: expected whole pixels in 0..255, got nothing but 0 and 1; multiply them by 255")
     return images.to(torch.uint8)
-=======
+
+
 def check_brightness(path: Path, arrays: Iterable[np.ndarray]) -> None:
     """Refuse uint8 images `(n, H, W)` from `path` whose ink is 1, which would pass for black.
 
@@ -86,4 +82,3 @@ def check_brightness(path: Path, arrays: Iterable[np.ndarray]) -> None:
         raise InputError(
             f"{path}: expected uint8 pixels in 0..255, found only 0 and 1; multiply them by 255, or store them as float"
         )
->>>>>>> ab8e9e8 (Refuse uint8 images of 0 and 1, which train as black without a word; check shards in one place)

@@ -362,7 +362,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_and_what_a_live_one_w
 
 
 def test_folders_of_others_with_such_names_are_left_alone(small, tmp_path):
-    names = [".cache", ".set.unfinished", ".set.tmp", "set.unfinished.lock"]
+    names = [".cache", ".set.digitsum-unfinished", ".set.tmp", "set.digitsum-unfinished.lock"]
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "notes").write_text("mine")
