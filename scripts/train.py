@@ -55,7 +55,7 @@ from digitsum.cli.build import hparams, register
 from digitsum.cli.output_dirs import is_rank_zero
 from digitsum.cli.overrides import command_line, shell_words
 from digitsum.cli.resume_config import recorded_config
-from digitsum.cli.train import check_same, run
+from digitsum.cli.train import check_same, make_paths_absolute, run
 from digitsum.errors import InputError
 from digitsum.files import locked
 from digitsum.runs.locate import CONFIG_FILE
@@ -70,6 +70,7 @@ def main(cfg: DictConfig) -> float | None:
     """Train one model; returns the best validation score, a sweep's objective."""
     command = HydraConfig.get()
     in_sweep = command.mode == RunMode.MULTIRUN
+    make_paths_absolute(cfg)
     run_dir = Path(cfg.run_dir)
     if cfg.resume is not None:
         if in_sweep:

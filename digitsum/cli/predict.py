@@ -13,7 +13,7 @@ from digitsum.data.batches import Batches
 from digitsum.data.datamodule import ComposedData, SumDataModule, data_of
 from digitsum.data.glyphs import SPLITS
 from digitsum.data.pictures import SUFFIXES, PictureBatches, find_pictures
-from digitsum.data.shards import SumDataset, open_array, open_shards
+from digitsum.data.shards import SumDataset, has_shards, open_array, open_shards
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import details_table, metrics_table
 from digitsum.evaluation.predict import write_predictions
@@ -45,7 +45,8 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
     if cfg.input is None:
         parts, folders = own_data(cfg, checkpoint, ckpt_path)
     else:
-        parts, folders = {"input": open_input(Path(cfg.input))}, {"input": Path(cfg.input)}
+        parts = open_input(Path(cfg.input))
+        folders = {part: Path(cfg.input, "" if part == "input" else part) for part in parts}
     height, width = module.image_size
     for name, arrays in parts.items():
         if isinstance(arrays, SumDataset):
@@ -92,10 +93,17 @@ def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> tuple[d
     data = data_of(checkpoint.get("datamodule_hyper_parameters", {}).get("data"), places, path)
     composed = isinstance(data, ComposedData)
     datamodule = SumDataModule(data, progress=composing_bar(data) if composed else None)
+    if not composed and not is_folder(datamodule.folder):
+        raise InputError(
+            f"{datamodule.folder}: found no folder; give the place of the run's data with data_root=FOLDER"
+        )
     with Signals().listening():  # a signal leaves no data set unfinished
         datamodule.prepare_data()
     datamodule.setup()
     splits = SPLITS if cfg.split == "all" else (cfg.split,)
+    recorded = checkpoint.get(SumDataModule.__qualname__)
+    if isinstance(recorded, dict):  # weights as safetensors record none
+        datamodule.check_unchanged(recorded, splits, "give them as what they are now with input=FOLDER")
     return {split: datamodule.splits[split] for split in splits}, {split: datamodule.folder / split for split in splits}
 
 
@@ -112,18 +120,26 @@ def truths_of(parts: dict[str, Any], folders: dict[str, Path]) -> dict[str, Tran
     return truths
 
 
-def open_input(path: Path) -> SumDataset | list[Path]:
-    """The user's images: shards, one `.npy`, or the paths of pictures."""
+def open_input(path: Path) -> dict[str, SumDataset | list[Path]]:
+    """The user's images by the names of their parts: shards, one `.npy`, or the paths of pictures.
+
+    A folder with `train`, `val` and `test` is each of them, one with shards these; pictures beside them are left out.
+    """
     if is_folder(path):
         try:
-            names = [file.suffix.lower() for file in path.iterdir()]
+            files = sorted(path.iterdir())
         except OSError as error:
             raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        if set(SUFFIXES) & set(names):
-            return find_pictures(path)
-        return open_shards(path, need_sums=False)
+        pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
+        folders = {split: path / split for split in SPLITS if is_folder(path / split) and has_shards(path / split)}
+        folders = {"input": path} if has_shards(path) else folders
+        if pictures and not folders:
+            return {"input": find_pictures(path)}
+        if pictures:
+            log.info("%s: read the shards; left out %d pictures, %s first", path, len(pictures), pictures[0].name)
+        return {part: open_shards(folder, need_sums=False) for part, folder in (folders or {"input": path}).items()}
     if path.suffix.lower() in SUFFIXES:
-        return find_pictures(path)
+        return {"input": find_pictures(path)}
     if path.suffix == ".npy":
-        return open_array(path)
+        return {"input": open_array(path)}
     raise InputError(f"{path}: expected a folder, a .npy file or a picture ({', '.join(SUFFIXES)})")

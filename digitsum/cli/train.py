@@ -98,6 +98,13 @@ def prepared(datamodule: SumDataModule) -> str:
     return str(datamodule.folder)
 
 
+def make_paths_absolute(cfg: DictConfig) -> None:
+    """Let a run's record name its data from wherever it is read."""
+    for key in ("root", "mnist_root", "glyph_images", "glyph_labels"):
+        if cfg.data.get(key) is not None and not OmegaConf.is_missing(cfg.data, key):
+            cfg.data[key] = str(Path(cfg.data[key]).absolute())
+
+
 def check_same(cfg: DictConfig, run_dir: Path) -> None:
     """A job's folder must be of the same job when a sweep is given again."""
     recorded: dict[Any, Any] = read_config(run_dir)

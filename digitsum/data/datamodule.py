@@ -1,6 +1,6 @@
 """The LightningDataModule: from a description of the data to batches of images and sums."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +44,7 @@ class ArraysData:
     on_device: bool = True
 
     def __post_init__(self) -> None:
+        self.root = str(Path(self.root).absolute())  # a checkpoint must find it from wherever it is used
         _check(self)
         if self.split_seed < 0:
             raise InputError(f"data.split_seed: expected 0 or more, got {self.split_seed}")
@@ -145,11 +146,23 @@ class SumDataModule(L.LightningDataModule):
         Raises:
             InputError: they differ.
         """
-        for split, fingerprint in self.state_dict().items():
-            if state_dict.get(split) != fingerprint:
+        self.check_unchanged(state_dict, SPLITS, "start a new run from its weights with init_from=CHECKPOINT")
+
+    def check_unchanged(self, recorded: dict[str, Any], splits: Iterable[str], instead: str) -> None:
+        """Compare splits with those that a checkpoint has recorded; what it has not recorded may be anything.
+
+        Args:
+            recorded: the `state_dict` of its data module.
+            splits: which ones.
+            instead: what else to do about data that have changed.
+
+        Raises:
+            InputError: one has changed.
+        """
+        for split in splits:
+            if recorded.get(split, self.state_dict()[split]) != self.state_dict()[split]:
                 raise InputError(
-                    f"{self.folder}: the {split} data have changed since the checkpoint; restore them, or start a "
-                    "new run from its weights with init_from=CHECKPOINT"
+                    f"{self.folder}: the {split} data have changed since the checkpoint; restore them, or {instead}"
                 )
 
     @property

@@ -146,6 +146,14 @@ def open_splits(root: Path, split_seed: int) -> dict[str, SumDataset]:
     return {split: SumDataset(everything.images, everything.sums, part.sort().values) for split, part in parts.items()}
 
 
+def has_shards(folder: Path) -> bool:
+    """Whether an existing folder has images in shards, `data0.npy` and so on."""
+    try:
+        return any(match[1] == "data" for path in folder.iterdir() if (match := _NAME.fullmatch(path.name)))
+    except OSError:  # whoever reads it says why
+        return False
+
+
 def open_shards(folder: Path, *, need_sums: bool = True) -> SumDataset:
     """Open and check every shard of a folder: `data*.npy` with `lab*.npy` or `label*.npy`, in natural order.
 

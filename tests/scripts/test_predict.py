@@ -1,5 +1,6 @@
 """`scripts/predict.py` as people call it, with nothing but a checkpoint."""
 
+import contextlib
 import csv
 import json
 import shutil
@@ -163,19 +164,74 @@ def test_images_of_another_size_are_refused_with_both_sizes(predicted, tmp_path)
     assert "reads images of 40x168, found 28x28" in result.text
 
 
-def test_arrays_that_moved_are_found_by_data_root(command, predicted, tmp_path):
+@pytest.fixture
+def trained_on_arrays(command, tmp_path):
+    """Train on a folder of arrays, named relative to the folder that the command is given in; returns both paths."""
     import train
 
     root = tmp_path / "before"
     root.mkdir()
-    np.save(root / "data0.npy", np.random.default_rng(0).integers(0, 256, (30, 20, 30), dtype=np.uint8))
-    np.save(root / "lab0.npy", np.arange(30, dtype=np.uint8))
-    words = ("data=arrays", f"data.root={root}", f"outputs_dir={tmp_path}", f"run_dir={tmp_path}/run", "trainer=cpu")
-    assert command(train.main, *words, "trainer.max_epochs=1", "model.hidden_units=4").code == 0
+    add_shard(root, 0)
+    words = ("data=arrays", "data.root=before", f"outputs_dir={tmp_path}", f"run_dir={tmp_path}/run", "trainer=cpu")
+    with contextlib.chdir(tmp_path):
+        assert command(train.main, *words, "trainer.max_epochs=1", "model.hidden_units=4").code == 0
+    return root, tmp_path / "run" / "checkpoints" / "best.ckpt"
+
+
+def add_shard(root, number):
+    images = np.random.default_rng(number).integers(0, 256, (30, 20, 30), dtype=np.uint8)
+    np.save(root / f"data{number}.npy", images)
+    np.save(root / f"lab{number}.npy", np.arange(30, dtype=np.uint8))
+
+
+def test_arrays_that_moved_are_found_by_data_root(predicted, tmp_path, trained_on_arrays):
+    root, ckpt_path = trained_on_arrays
+    assert predicted("split=test", ckpt_path=ckpt_path).code == 0, "the checkpoint names its data from anywhere"
     root.rename(tmp_path / "after")
-    ckpt_path = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    assert "found nothing" in predicted("split=all", ckpt_path=ckpt_path).text
+    result = predicted("split=all", ckpt_path=ckpt_path)
+    assert "found nothing; name where with data_root=FOLDER" in result.text
+    assert len(result.text.splitlines()) == 1
     assert predicted("split=all", f"data_root={tmp_path}/after", ckpt_path=ckpt_path).code == 0
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test", "all"])
+def test_arrays_that_have_changed_since_the_training_are_not_evaluated(predicted, trained_on_arrays, split):
+    root, ckpt_path = trained_on_arrays
+    add_shard(root, 1)  # the new split has images in its test set that were trained on
+    result = predicted(f"split={split}", ckpt_path=ckpt_path)
+    assert result.code == 1
+    assert "data have changed since the checkpoint; restore them, or give them as what they are now with" in result.text
+    assert not (result.folder / "metrics.json").exists()
+    assert predicted(f"input='{root}'", ckpt_path=ckpt_path).code == 0
+
+
+@pytest.fixture
+def shards(images, tmp_path):
+    """A folder with one shard and no sums."""
+    (tmp_path / "shards").mkdir()
+    np.save(tmp_path / "shards" / "data0.npy", images)
+    return tmp_path / "shards"
+
+
+@pytest.mark.parametrize("picture", ["canvases.png", "photo.JPG", "a.jpeg"])
+def test_of_a_folder_with_shards_and_pictures_the_shards_are_read_and_the_pictures_named(predicted, shards, picture):
+    Image.fromarray(np.full((40, 40), 9, np.uint8)).save(shards / picture)
+    result = predicted(f"input={shards}")
+    assert result.code == 0, result.text
+    assert f"read the shards; left out 1 pictures, {picture} first" in result.text
+    assert {row["part"] for row in rows_of(result.folder)} == {"input"}
+    assert "index" in rows_of(result.folder)[0]
+
+
+def test_a_folder_that_make_data_has_written_is_read_split_by_split(predicted, shards, tmp_path):
+    folder = tmp_path / "made"
+    for split in ("train", "val", "test"):
+        shutil.copytree(shards, folder / split)
+    Image.fromarray(np.full((40, 40), 9, np.uint8)).save(folder / "canvases.png")
+    result = predicted(f"input={folder}")
+    assert result.code == 0, result.text
+    assert {row["part"] for row in rows_of(result.folder)} == {"train", "val", "test"}
+    assert "left out 1 pictures, canvases.png first" in result.text
 
 
 @pytest.fixture
