@@ -1,7 +1,9 @@
 """Every figure, from plain arrays to a matplotlib Figure; knows no Lightning."""
 
 import io
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from digitsum.errors import InputError
 from digitsum.files import written_whole
+
+log = logging.getLogger(__name__)
 
 # From the Okabe-Ito palette, which stays apart for colour-blind readers. The line of the perfect prediction is red and
 # dashed by the reference's wish; the dashes tell it apart where the red does not.
 BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#707070", "#D62728"
+
+
+@contextmanager
+def tolerate_failure(name: str) -> Iterator[None]:
+    """Log in one line that the figure `name` cannot be drawn, and go on; a disk that cannot be written is an error."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        log.warning("%s cannot be drawn: %s", name, " ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def write_figure(path: Path, figure: Figure) -> None:
@@ -37,7 +53,7 @@ def loss_figure(epochs: np.ndarray, train_mse: np.ndarray, val_mse: np.ndarray, 
     axes = figure.subplots()
     axes.plot(epochs, train_mse, color=ORANGE, marker="o", markersize=4, label="training (running mean while learning)")
     axes.plot(epochs, val_mse, color=BLUE, marker="s", markersize=4, label="validation")
-    axes.axhline(baseline_mse, color=GREY, linestyle=":", label=f"always the training mean ({baseline_mse:.1f})")
+    axes.axhline(baseline_mse, color=GREY, linestyle=":", label=f"mean baseline ({baseline_mse:.1f})")
     axes.set(xlabel="epoch", ylabel="mean squared error (sum²)", title="Training and validation loss")
     errors = np.concatenate([train_mse, val_mse])
     if 0 < 30 * errors.min() <= errors.max():  # the later epochs would lie on the ground
@@ -133,12 +149,12 @@ def sequences_figure(
     title: str,
     names: Sequence[str] | None = None,
 ) -> Figure:
-    """Images, each with the digits that were read above their positions and the distribution of the sum beneath.
+    """Images, each with the predicted digits above their positions and the distribution of the sum beneath.
 
     Args:
         images: `(N, H, W)` uint8, or float in [0, 1]; `N` of 1 or more.
         probs: `(N, S)` the probability of each sum from 0 on.
-        digits: `N` times the digits that were read.
+        digits: `N` times the predicted digits.
         positions: `N` times how far to the right the middle of each is, in pixels.
         target: `(N,)` true sums, or None.
         title: of the figure.
@@ -156,14 +172,14 @@ def sequences_figure(
         above.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1, aspect="auto")
         for digit, place in zip(digits[number], positions[number], strict=True):
             above.text(place, -2, str(digit), color=BLUE, fontsize=11, fontweight="bold", ha="center", va="bottom")
-        answer = int(probs[number].argmax())
-        text = f"read {answer} ({probs[number][answer]:.0%})"
+        pred = int(probs[number].argmax())
+        text = f"predicted {pred} ({probs[number][pred]:.0%})"
         if target is not None:
             text += f", true {target[number]:.0f}"
         if names is not None:
             text = f"{names[number]}: {text}"
         above.set_title(text, fontsize=9, pad=19)
-        _bars(below, probs[number], answer, None if target is None else int(target[number]))
+        _bars(below, probs[number], pred, None if target is None else int(target[number]))
     return figure
 
 
@@ -171,37 +187,37 @@ def reliability_figure(
     confidence: np.ndarray,
     accuracy: np.ndarray,
     images: np.ndarray,
-    answered: np.ndarray,
-    right: np.ndarray,
+    coverage: np.ndarray,
+    selective_accuracy: np.ndarray,
     title: str,
 ) -> Figure:
-    """Whether the model is right as often as it says, and what is gained by setting unsure images aside.
+    """A reliability diagram, and the accuracy where the model predicts only what it is confident of.
 
     Args:
-        confidence: `(B,)` mean probability that the model gave its answers, one for each step of it.
-        accuracy: `(B,)` share of right answers among them.
+        confidence: `(B,)` mean probability that the model gave its predictions, one for each bin of it.
+        accuracy: `(B,)` share of right predictions among them.
         images: `(B,)` how many they are.
-        answered: `(A,)` share of the images that are answered, the surest first.
-        right: `(A,)` share of right answers among them.
+        coverage: `(A,)` share of the images that have the highest confidence.
+        selective_accuracy: `(A,)` share of right predictions among them.
         title: of the figure.
     """
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     figure.suptitle(title, fontsize=11)
     left, other = figure.subplots(1, 2)
-    left.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="right as often as it says")
+    left.plot([0, 1], [0, 1], color=GREY, linestyle="--", label="calibrated")
     # a share of n images strays by about sqrt(p (1 - p) / n)
     error = np.sqrt(np.maximum(accuracy * (1 - accuracy), 0.25 / images) / images)
-    left.errorbar(confidence, accuracy, error, fmt="o", color=BLUE, capsize=3, label="answers, with standard error")
+    left.errorbar(confidence, accuracy, error, fmt="o", color=BLUE, capsize=3, label="predictions, with standard error")
     for x, y, count in zip(confidence, accuracy, images, strict=True):
         left.annotate(f"{count:,.0f}", (x, y), xytext=(7, -3), textcoords="offset points", fontsize=8, color=GREY)
-    left.set(xlim=(0, 1.04), ylim=(0, 1.04), xlabel="probability given to the answer", ylabel="share of right answers")
+    left.set(xlim=(0, 1.04), ylim=(0, 1.04), xlabel="confidence", ylabel="accuracy")
     left.set_title("Reliability (numbers: images)", fontsize=10)
     left.legend(loc="lower right")
     left.grid(alpha=0.3)
-    shown = answered >= 0.01  # the first few images make a ragged line
-    other.plot(answered[shown], right[shown], color=BLUE)
-    other.set(xlabel="share of images answered, the surest first", ylabel="share of right answers among them")
-    other.set_title("Accuracy when unsure images are set aside", fontsize=10)
+    shown = coverage >= 0.01  # the first few images make a ragged line
+    other.plot(coverage[shown], selective_accuracy[shown], color=BLUE)
+    other.set(xlabel="coverage: share of images, the most confident first", ylabel="accuracy on them")
+    other.set_title("Selective accuracy", fontsize=10)
     other.set_xlim(0, 1.02)
     other.grid(alpha=0.3)
     return figure
@@ -230,12 +246,12 @@ def speeds_figure(
                 f"{middle:,.0f}", (max(values), place), (6, 0), textcoords="offset points", va="center",
                 bbox={"color": "white", "pad": 1}, zorder=4,
             )  # fmt: skip
-        most = max(max(values) for values in bars.values())
+        highest = max(max(values) for values in bars.values())
         if heading in limits:
-            most = max(most, limits[heading])
+            highest = max(highest, limits[heading])
             axes.axvline(limits[heading], color=RED, linestyle="--")
             heading += f" (dashed: the best matrix product, {limits[heading]:,.0f})"
-        axes.set(xlim=(0, 1.13 * most), ylim=(len(bars) - 0.5, -0.5))
+        axes.set(xlim=(0, 1.13 * highest), ylim=(len(bars) - 0.5, -0.5))
         axes.set_title(heading, fontsize=10, loc="left")
         axes.xaxis.set_major_formatter("{x:,.0f}")
         axes.grid(alpha=0.3, axis="x")
@@ -264,15 +280,15 @@ def scaling_figure(sizes: Sequence[int], curves: Mapping[str, Sequence[Sequence[
     return figure
 
 
-def _bars(axes: Axes, probs: np.ndarray, answer: int, target: int | None) -> None:
-    """The distribution of a sum around its bulk: the answer in blue, the true sum, if another, in orange."""
+def _bars(axes: Axes, probs: np.ndarray, pred: int, target: int | None) -> None:
+    """The distribution of a sum around its bulk: the predicted one in blue, the true one, if another, in orange."""
     axes.axis("on")
-    marked = [answer] if target is None or target >= len(probs) else [answer, target]
+    marked = [pred] if target is None or target >= len(probs) else [pred, target]
     likely = [*np.flatnonzero(probs > 0.005).tolist(), *marked]
     low, high = max(0, min(likely) - 4), min(len(probs) - 1, max(likely) + 4)
-    colors = [BLUE if s == answer else ORANGE if s == target else GREY for s in range(low, high + 1)]
+    colors = [BLUE if s == pred else ORANGE if s == target else GREY for s in range(low, high + 1)]
     axes.bar(np.arange(low, high + 1), probs[low : high + 1], color=colors)
-    if target is not None and target != answer:
+    if target is not None and target != pred:
         axes.axvline(target, color=ORANGE, linewidth=1, linestyle=":")
     axes.set(ylim=(0, 1.05), yticks=[0, 1], xlim=(low - 0.6, high + 0.6))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))

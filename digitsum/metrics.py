@@ -1,44 +1,9 @@
-"""Metrics of predicted against true sums, and the answer that any model must beat: a constant."""
+"""Metrics of predicted against true sums."""
 
 from typing import Any
 
 import torch
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric, MetricCollection
-
-
-def within_accuracy(preds: torch.Tensor, target: torch.Tensor, tolerance: float = 5.0) -> torch.Tensor:
-    """The share of predictions that are off by at most `tolerance`, boundary included.
-
-    Args:
-        preds: `(N,)` predicted sums, any real dtype.
-        target: `(N,)` true sums.
-        tolerance: 0 or more, in units of the sum.
-
-    Returns:
-        A float scalar in [0, 1]; NaN for `N = 0`. A prediction that is NaN is never within.
-
-    Example:
-        >>> within_accuracy(torch.tensor([10.0, 15.0, 15.1]), torch.tensor([10, 10, 10]), tolerance=5)
-        tensor(0.6667)
-    """
-    return _within(preds, target, tolerance) / target.numel()
-
-
-def exact_accuracy(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The share of predictions that `round_sums` to the true sum.
-
-    Args:
-        preds: `(N,)` predicted sums, any real dtype.
-        target: `(N,)` true, whole sums.
-
-    Returns:
-        A float scalar in [0, 1]; NaN for `N = 0`.
-
-    Example:
-        >>> exact_accuracy(torch.tensor([9.6, 10.5, 10.4]), torch.tensor([10, 10, 10]))
-        tensor(0.6667)
-    """
-    return _exact(preds, target) / target.numel()
 
 
 def round_sums(preds: torch.Tensor) -> torch.Tensor:
@@ -51,57 +16,8 @@ def round_sums(preds: torch.Tensor) -> torch.Tensor:
     return torch.floor(preds + 0.5)
 
 
-def _within(preds: torch.Tensor, target: torch.Tensor, tolerance: float) -> torch.Tensor:
-    _check(preds, target)
-    return ((preds - target).abs() <= tolerance).sum()
-
-
-def _exact(preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    _check(preds, target)
-    return (round_sums(preds.float()) == target).sum()
-
-
-def _check(preds: torch.Tensor, target: torch.Tensor) -> None:
-    if preds.shape != target.shape:  # a column against a row would broadcast to a wrong figure without a word
-        raise ValueError(f"expected preds and target of one shape, got {tuple(preds.shape)} and {tuple(target.shape)}")
-
-
-class WithinAccuracy(Metric):
-    """`within_accuracy` over all batches since the last reset.
-
-    Args:
-        tolerance: 0 or more, in units of the sum.
-
-    Raises:
-        ValueError: a negative tolerance.
-    """
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    hits: torch.Tensor
-    count: torch.Tensor
-
-    def __init__(self, tolerance: float = 5.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if tolerance < 0:
-            raise ValueError(f"tolerance: expected 0 or more, got {tolerance}")
-        self.tolerance = tolerance
-        self.add_state("hits", default=torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
-        """Add a batch of predictions and true sums, both `(N,)`."""
-        self.hits += _within(preds, target, self.tolerance)
-        self.count += target.numel()
-
-    def compute(self) -> torch.Tensor:
-        """The share so far, a float scalar."""
-        return self.hits / self.count
-
-
-class ExactAccuracy(Metric):
-    """`exact_accuracy` over all batches since the last reset."""
+class _Share(Metric):
+    """A share of the predictions in all batches since the last reset; NaN before the first."""
 
     is_differentiable = False
     higher_is_better = True
@@ -116,12 +32,54 @@ class ExactAccuracy(Metric):
 
     def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
         """Add a batch of predictions and true sums, both `(N,)`."""
-        self.hits += _exact(preds, target)
+        if preds.shape != target.shape:  # a column against a row would broadcast to a wrong figure without a word
+            shapes = f"{tuple(preds.shape)} and {tuple(target.shape)}"
+            raise ValueError(f"expected preds and target of one shape, got {shapes}")
+        self.hits += self._is_hit(preds, target).sum()
         self.count += target.numel()
 
     def compute(self) -> torch.Tensor:
-        """The share so far, a float scalar."""
+        """The share so far, a float scalar in [0, 1]."""
         return self.hits / self.count
+
+    def _is_hit(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+
+class WithinAccuracy(_Share):
+    """The share of predictions that are off by at most `tolerance`, boundary included; one that is NaN never is.
+
+    Args:
+        tolerance: 0 or more, in units of the sum.
+
+    Raises:
+        ValueError: a negative tolerance.
+
+    Example:
+        >>> WithinAccuracy(tolerance=5)(torch.tensor([10.0, 15.0, 15.1]), torch.tensor([10, 10, 10]))
+        tensor(0.6667)
+    """
+
+    def __init__(self, tolerance: float = 5.0, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if tolerance < 0:
+            raise ValueError(f"tolerance: expected 0 or more, got {tolerance}")
+        self.tolerance = tolerance
+
+    def _is_hit(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return (preds - target).abs() <= self.tolerance
+
+
+class ExactAccuracy(_Share):
+    """The share of predictions that `round_sums` to the true sum.
+
+    Example:
+        >>> ExactAccuracy()(torch.tensor([9.6, 10.5, 10.4]), torch.tensor([10, 10, 10]))
+        tensor(0.6667)
+    """
+
+    def _is_hit(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return round_sums(preds.float()) == target
 
 
 def sum_metrics(prefix: str = "") -> MetricCollection:
@@ -148,7 +106,7 @@ class StageMetrics(torch.nn.Module):
     step, and what is kept never waits for a GPU.
 
     Args:
-        stage: `train`, `val` or `test`.
+        stage: `train` or `val`.
     """
 
     _AT_ONCE = 32
@@ -161,7 +119,7 @@ class StageMetrics(torch.nn.Module):
         self._kept: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
     def update(self, loss: torch.Tensor, preds: torch.Tensor, sums: torch.Tensor) -> None:
-        """Add a batch's mean loss, a scalar, its answers and its true sums, both `(B,)`."""
+        """Add a batch's mean loss, a scalar, its predictions and its true sums, both `(B,)`."""
         self._kept.append((loss.detach().float(), preds.detach().float(), sums))
         if len(self._kept) == self._AT_ONCE:
             self._add()

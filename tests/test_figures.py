@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
+from digitsum.errors import InputError
 from digitsum.figures import (
     RED,
     canvases_figure,
@@ -14,6 +15,7 @@ from digitsum.figures import (
     scatter_figure,
     sequences_figure,
     speeds_figure,
+    tolerate_failure,
 )
 
 
@@ -21,12 +23,12 @@ def axes_of(figure):
     return figure.axes[0]
 
 
-def test_the_loss_figure_has_both_curves_and_the_constant_answer():
+def test_the_loss_figure_has_both_curves_and_the_mean_baseline():
     axes = axes_of(loss_figure(np.arange(1, 4), np.array([30, 20, 10]), np.array([25, 15, 12]), 33.0))
     curves = {line.get_label().split()[0]: line.get_ydata() for line in axes.lines}
     assert list(curves["training"]) == [30, 20, 10]
     assert list(curves["validation"]) == [25, 15, 12]
-    assert list(curves["always"]) == [33, 33]
+    assert list(curves["mean"]) == [33, 33]
     assert "epoch" in axes.get_xlabel()
     assert "sum²" in axes.get_ylabel()
 
@@ -86,7 +88,7 @@ def test_a_reading_shows_its_digits_above_their_places_and_the_answer_among_its_
         [("4", 20.0), ("8", 60.0)],
         [("9", 10.0), ("9", 40.0), ("9", 70.0), ("4", 100.0)],
     ]
-    assert [axes.get_title() for axes in above] == ["read 12 (100%), true 12", "read 31 (60%), true 30"]
+    assert [axes.get_title() for axes in above] == ["predicted 12 (100%), true 12", "predicted 31 (60%), true 30"]
     bars = [axes for axes in figure.axes if axes.patches]
     heights = {round(bar.get_x() + bar.get_width() / 2): bar.get_height() for bar in bars[1].patches}
     assert (heights[30], heights[31], heights[32]) == (0.4, 0.6, 0)
@@ -96,7 +98,7 @@ def test_a_true_sum_that_the_model_thinks_impossible_is_no_error_in_the_figure()
     sequences_figure(np.zeros((1, 40, 168), np.uint8), np.ones((1, 1)), [()], [()], np.array([99]), "title")
 
 
-def test_the_reliability_figure_shows_every_step_with_its_images():
+def test_the_reliability_figure_shows_every_bin_with_its_images():
     confidence, accuracy, images = np.array([0.5, 0.99]), np.array([0.4, 0.98]), np.array([10, 1_000])
     figure = reliability_figure(confidence, accuracy, images, np.array([0.5, 1.0]), np.array([1.0, 0.97]), "title")
     reliability, selective = figure.axes
@@ -137,3 +139,14 @@ def test_what_depends_on_the_number_of_images_is_shown_over_a_logarithmic_axis()
     assert axes.get_ylim()[0] == 0
     assert axes.lines[0].get_xydata().tolist() == [[1_000, 5], [100_000, 3]]
     assert axes.get_ylabel() == "images/s"
+
+
+def test_a_figure_that_cannot_be_drawn_is_one_line_in_the_log(caplog):
+    with tolerate_failure("loss.png"):
+        raise ValueError("no such\nfont")
+    assert [record.message for record in caplog.records] == ["loss.png cannot be drawn: ValueError: no such font"]
+
+
+def test_a_figure_that_cannot_be_written_is_an_error():
+    with pytest.raises(InputError), tolerate_failure("loss.png"):
+        raise InputError("the disk is full")

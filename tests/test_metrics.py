@@ -8,14 +8,7 @@ import torch
 from sklearn.metrics import mean_absolute_error, mean_squared_error
 from torchmetrics.utilities import dim_zero_sum
 
-from digitsum.metrics import (
-    ExactAccuracy,
-    WithinAccuracy,
-    exact_accuracy,
-    round_sums,
-    sum_metrics,
-    within_accuracy,
-)
+from digitsum.metrics import ExactAccuracy, WithinAccuracy, round_sums, sum_metrics
 
 
 @pytest.fixture
@@ -45,7 +38,7 @@ def in_uneven_batches(metric, preds, target):
 )
 def test_within_includes_its_boundary(error, tolerance, within):
     target = torch.tensor([10])
-    assert within_accuracy(target + error, target, tolerance).item() == within
+    assert WithinAccuracy(tolerance)(target + error, target).item() == within
 
 
 @pytest.mark.parametrize(
@@ -58,28 +51,29 @@ def test_sums_are_rounded_to_the_nearest_with_halves_up(pred, rounded):
 def test_exact_is_rounding_to_the_true_sum(pairs):
     preds, target = pairs
     expected = (np.floor(preds.numpy() + 0.5) == target.numpy()).mean()
-    assert exact_accuracy(preds, target).item() == pytest.approx(expected)
+    assert ExactAccuracy()(preds, target).item() == pytest.approx(expected)
 
 
 def test_a_prediction_that_is_not_a_number_is_never_right():
     nan, target = torch.tensor([float("nan")]), torch.tensor([1])
-    assert within_accuracy(nan, target, 100) == 0
-    assert exact_accuracy(nan, target) == 0
+    assert WithinAccuracy(100)(nan, target) == 0
+    assert ExactAccuracy()(nan, target) == 0
 
 
-@pytest.mark.parametrize("function", [within_accuracy, exact_accuracy])
-def test_a_column_against_a_row_is_refused(function):
+@pytest.mark.parametrize("metric", [WithinAccuracy(), ExactAccuracy()])
+def test_a_column_against_a_row_is_refused(metric):
     with pytest.raises(ValueError, match="one shape"):
-        function(torch.zeros(4, 1), torch.zeros(4))
+        metric.update(torch.zeros(4, 1), torch.zeros(4))
 
 
 @pytest.mark.parametrize("tolerance", [0, 1, 5])
 def test_within_over_batches_equals_one_shot(pairs, tolerance):
-    assert in_uneven_batches(WithinAccuracy(tolerance), *pairs) == within_accuracy(*pairs, tolerance)
+    preds, target = pairs
+    assert in_uneven_batches(WithinAccuracy(tolerance), *pairs) == ((preds - target).abs() <= tolerance).float().mean()
 
 
 def test_exact_over_batches_equals_one_shot(pairs):
-    assert in_uneven_batches(ExactAccuracy(), *pairs) == exact_accuracy(*pairs)
+    assert in_uneven_batches(ExactAccuracy(), *pairs) == ExactAccuracy()(*pairs)
 
 
 def test_a_negative_tolerance_is_refused():
@@ -100,10 +94,7 @@ def test_metrics_survive_clone_pickle_and_reset(metric, pairs):
 @pytest.mark.parametrize(("error", "within"), [(5.0, 1), (5.5, 0)])
 def test_the_tolerance_is_5_unless_said_otherwise(error, within):
     preds, target = torch.tensor([10 + error]), torch.tensor([10])
-    assert within_accuracy(preds, target) == within
-    metric = WithinAccuracy()
-    metric.update(preds, target)
-    assert metric.compute() == within
+    assert WithinAccuracy()(preds, target) == within
 
 
 @pytest.mark.parametrize("metric", [WithinAccuracy(3), ExactAccuracy()])

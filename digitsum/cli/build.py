@@ -39,7 +39,7 @@ from digitsum.models.checkpoints import WholeCheckpointIO
 from digitsum.models.module import OptimizerSettings, SumModule
 from digitsum.models.registry import NETWORKS, network_settings
 from digitsum.runs.locate import LAST_CHECKPOINT
-from digitsum.training.callbacks import EpochTimer, MetricsHistory
+from digitsum.training.callbacks import EpochTimer, LearningRateLogger, MetricsHistory
 from digitsum.training.precision import native_precision
 from digitsum.training.resume import Resumable
 from digitsum.training.signals import Signals
@@ -197,10 +197,11 @@ def build_training(
     logger: Logger | bool = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
     run_dir = Path(cfg.run_dir)
     resumable = Resumable(run_dir / LAST_CHECKPOINT, signals, cfg.save_every_n_steps, cfg.save_every_n_minutes)
+    kept = [LearningRateLogger(), MetricsHistory(run_dir / "history.csv"), EpochTimer()]
     trainer = build_trainer(
         cfg,
         several=True,
-        callbacks=[MetricsHistory(run_dir / "history.csv"), EpochTimer(), *named, *callbacks, resumable],
+        callbacks=[*kept, *named, *callbacks, resumable],
         logger=logger,
         # a sweep's job is alone: Slurm's variables are its launcher's, and Lightning would requeue a job by itself, too
         plugins=[WholeCheckpointIO(), *([LightningEnvironment()] if in_sweep else [])],

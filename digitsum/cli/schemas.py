@@ -33,7 +33,6 @@ class TrainerSettings:
     max_time: str | None = None
     limit_train_batches: Any = None
     limit_val_batches: Any = None
-    limit_test_batches: Any = None
     limit_predict_batches: Any = None
     overfit_batches: Any = 0.0
     val_check_interval: Any = None

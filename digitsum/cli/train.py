@@ -23,8 +23,7 @@ from digitsum.models.module import SumModule
 from digitsum.runs.environment import environment
 from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
 from digitsum.training.precision import native_precision
-from digitsum.training.resume import trim_events
-from digitsum.training.run import count_parameters, train
+from digitsum.training.run import SUMMARY_SUFFIX, count_parameters, train
 from digitsum.training.signals import Signals
 
 
@@ -150,8 +149,8 @@ def restore(run_dir: Path) -> Path | None:
     else:
         log.info("no checkpoint yet: from the beginning")
     if is_rank_zero():
-        (run_dir / METRICS_FILE).unlink(missing_ok=True)  # not finished any more
-        trim_events(run_dir, step)
+        for file in (run_dir / METRICS_FILE, *run_dir.rglob(f"events*{SUMMARY_SUFFIX}")):  # not finished any more
+            file.unlink(missing_ok=True)
     return path if step >= 0 else None
 
 

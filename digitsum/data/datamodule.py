@@ -220,10 +220,6 @@ class SumDataModule(L.LightningDataModule):
         """Batches from first to last."""
         return self.batches("val")
 
-    def test_dataloader(self) -> Batches:
-        """Batches from first to last."""
-        return self.batches("test")
-
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment a training batch, on the device."""
         if self.augmentation and self.trainer is not None and self.trainer.training and len(batch["images"]):

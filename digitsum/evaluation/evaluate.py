@@ -1,18 +1,20 @@
 """A pass of a trained model over images: its metrics beside the mean baseline's, and what a figure needs."""
 
-import heapq
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from lightning.fabric.utilities import move_data_to_device
 from matplotlib.figure import Figure
 from torchmetrics.utilities.distributed import gather_all_tensors
+from tqdm import tqdm
 
-from digitsum.data.batches import Batch
+from digitsum.data.batches import Batch, Batches
+from digitsum.data.pictures import PictureBatches
 from digitsum.figures import predictions_figure, sequences_figure
 from digitsum.metrics import sum_metrics
 from digitsum.models.base import Prediction
@@ -32,7 +34,7 @@ class Example:
         pred: the predicted sum.
         target: the true sum, if it is known.
         probs: `(S,)` the probability of each sum, or None.
-        digits: what was read, if the network reads.
+        digits: the predicted ones, if the network predicts digits.
         positions: how far to the right the middle of each digit is, in pixels.
     """
 
@@ -66,7 +68,7 @@ def example_from_batch(batch: Batch, prediction: Prediction, row: int, part: str
 
 
 def examples_figure(images: Sequence[Example], title: str, *, named: bool = True) -> Figure:
-    """Images with their answers, and with the digits and the distribution of the sum where the network has them."""
+    """Images with their predictions, and with the digits and the distribution of the sum where the network has them."""
     pixels = np.stack([one.image for one in images])
     known = [one.target for one in images if one.target is not None]
     target = np.array(known) if len(known) == len(images) else None
@@ -96,15 +98,14 @@ class Evaluation:
         self._model = sum_metrics()
         self._baseline = sum_metrics()
         for metric in (*self._model.values(), *self._baseline.values()):
-            metric.distributed_available_fn = None  # each process is shown all images: there is nothing to add up
-        self._worst: list[tuple[float, int, Example]] = []
-        self._ties = itertools.count(step=-1)
+            metric.distributed_available_fn = None  # each process has all images: there is nothing to add up
+        self._worst: list[tuple[float, Example]] = []
         self._points: list[np.ndarray] = []
         self._stride = 1
 
     def update(self, batch: Batch, prediction: Prediction, part: str = "") -> None:
-        """Add a batch with sums and the answers to it; `part` is what the batch belongs to."""
-        sums, preds = batch["sums"].cpu(), prediction.estimate.float().cpu()
+        """Add a batch with sums, in each of several processes its part; `part` is what the batch belongs to."""
+        sums, preds = (rows.cpu() for rows in gather_across_ranks(batch["sums"], prediction.estimate.float()))
         self._model.update(preds, sums)
         self._baseline.update(torch.full_like(preds, self.train_mean), sums)
         self._keep_points(torch.stack([sums.float(), preds], dim=1).numpy())
@@ -127,7 +128,7 @@ class Evaluation:
     @property
     def worst(self) -> list[Example]:
         """The images with the largest errors, the largest first."""
-        return [one for _, _, one in sorted(self._worst, key=lambda kept: kept[:2], reverse=True)]
+        return [one for _, one in self._worst]
 
     def _keep_points(self, points: np.ndarray) -> None:
         first = -self.count % self._stride  # of this batch, where every stride-th image of the pass is kept
@@ -138,35 +139,40 @@ class Evaluation:
 
     def _keep_worst(self, batch: Batch, prediction: Prediction, errors: torch.Tensor, part: str) -> None:
         for row in errors.argsort(descending=True, stable=True)[: self._num_worst].tolist():
-            rank = (errors[row].item(), next(self._ties))  # the ties tell equal errors apart: the first image stays
-            if len(self._worst) < self._num_worst:
-                heapq.heappush(self._worst, (*rank, example_from_batch(batch, prediction, row, part)))
-            elif rank > self._worst[0][:2]:
-                heapq.heapreplace(self._worst, (*rank, example_from_batch(batch, prediction, row, part)))
+            error = errors[row].item()
+            if len(self._worst) < self._num_worst or error > self._worst[-1][0]:
+                self._worst.append((error, example_from_batch(batch, prediction, row, part)))
+                self._worst.sort(key=lambda kept: kept[0], reverse=True)  # of equal errors the first image stays first
+                del self._worst[self._num_worst :]
 
 
-class _Listener(L.Callback):
-    def __init__(self, listeners: Iterable[Any]) -> None:
-        self._listeners = list(listeners)
+def predict(
+    trainer: L.Trainer, module: SumModule, batches: Batches | PictureBatches, *listeners: Any, title: str
+) -> None:
+    """Run the model in evaluation mode over all batches, or as many as `trainer.limit_predict_batches` says.
 
-    def on_predict_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        for listener in self._listeners:
-            listener(batch, outputs)
+    Each listener is called with `(batch, prediction)`. Nothing is collected here, so memory does not grow with the
+    number of images. It is a loop of its own because `trainer.predict` calls all the callbacks of a training again.
 
-
-def predict(trainer: L.Trainer, module: SumModule, batches: Iterable[Batch], *listeners: Any) -> None:
-    """Run the model in evaluation mode over all batches; each listener is called with `(batch, answers)`.
-
-    Nothing is collected here, so memory does not grow with the number of images.
+    Args:
+        trainer: says on which device and in which precision.
+        module: left on the device, in evaluation mode.
+        batches: of images; of several processes, this one's part.
+        listeners: called in turn.
+        title: of the progress bar, if the trainer has one.
     """
-    listener = _Listener(listeners)
-    trainer.callbacks.append(listener)  # type: ignore[attr-defined]
-    try:
-        trainer.predict(module, batches, return_predictions=False)
-    finally:
-        trainer.callbacks.remove(listener)  # type: ignore[attr-defined]
+    device, precision = trainer.strategy.root_device, trainer.precision_plugin
+    precision.convert_module(module).to(device).eval()
+    limit, bar = trainer.limit_predict_batches, trainer.progress_bar_callback
+    count = min(limit, len(batches)) if isinstance(limit, int) else int(limit * len(batches))
+    quiet, every = bar is None or not trainer.is_global_zero, getattr(bar, "refresh_rate", 1)
+    with torch.inference_mode():
+        for batch in tqdm(itertools.islice(batches, count), title, count, leave=False, disable=quiet, miniters=every):
+            batch = move_data_to_device(precision.convert_input(batch), device)
+            with precision.predict_step_context():
+                prediction = module.predict(batch["images"])
+            for listener in listeners:
+                listener(batch, prediction)
 
 
 def gather_across_ranks(*parts: torch.Tensor) -> list[torch.Tensor]:

@@ -35,45 +35,44 @@ def write_predictions(
     Writes `predictions.csv` (`part`, `index` or `file`, `predicted`, `rounded`, for pictures `changes`, and where the
     sums are known `actual` and `error`), and where they are known `metrics.json`, `scatter.png` and `worst.png`.
 
-    From a network that reads digits the table also gets `probability` (of the rounded sum), `low` and `high` (the ends
-    of the central 90 % interval) and `digits`, and `overlays.png` shows the first images, where the sums are known the
-    first that were read right and the first that were read wrong. `metrics.json` then has the rows `calibration` and,
-    where the digits are known as well, `transcription`; `reliability.png` shows whether it is right as often as it
-    says.
+    From a network that predicts digits the table also gets `probability` (of the rounded sum), `low` and `high` (the
+    ends of the central 90 % interval) and `digits`, and `overlays.png` shows the first images, where the sums are known
+    the first whose sum is right and the first whose sum is wrong. `metrics.json` then has the rows `calibration` and,
+    where the digits are known as well, `transcription`; `reliability.png` shows whether confidence is accuracy.
 
-    Memory does not grow with the number of images.
+    Memory grows with the number of images by 5 bytes each, and only for the calibration.
 
     Args:
-        trainer: runs the passes.
+        trainer: see `digitsum.evaluation.evaluate.predict`.
         module: the trained model.
         parts: batches by name, either all with sums or all without.
         folder: where to; the files in it are replaced.
-        truths: by part, what compares readings with the digits that were drawn, where these are known.
+        truths: by part, what compares the digits with those that were drawn, where these are known.
 
     Returns:
         What `metrics.json` has: for each part, and for `all` where there are several, rows of figures; empty without
         sums.
     """
-    reads = module.net.predicts_digits
-    total, total_confidence, overlays = Evaluation(module.train_mean, _NUM_SHOWN), Calibration(), _Overlays()
+    digits = module.net.predicts_digits
+    total, total_calibration, overlays = Evaluation(module.train_mean, _NUM_SHOWN), Calibration(), _Overlays()
     rows: dict[str, dict[str, Any]] = {}
     with written_whole(folder / "predictions.csv") as file:
         text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
         writer = csv.writer(text, lineterminator="\n")
         for number, (part, batches) in enumerate(parts.items()):
-            listeners: list[Any] = [_Table(writer, part, batches, header=number == 0, reads=reads)]
-            if reads:
+            listeners: list[Any] = [_Table(writer, part, batches, header=number == 0, digits=digits)]
+            if digits:
                 listeners.append(functools.partial(overlays.update, part=part))
             if isinstance(batches, Batches) and batches.dataset.sums is not None:
                 rows[part] = {"model": Evaluation(module.train_mean)}
                 listeners.append(functools.partial(total.update, part=part))
-                if reads:
+                if digits:
                     rows[part]["calibration"] = Calibration()
-                    listeners.append(total_confidence.update)
+                    listeners.append(total_calibration.update)
                     if truths and part in truths:
                         rows[part]["transcription"] = truths[part]
                 listeners += [row.update for row in rows[part].values()]
-            predict(trainer, module, batches, *listeners)
+            predict(trainer, module, batches, *listeners, title=f"predicting {part}")
         text.detach()
     names = ", ".join(parts)
     if overlays.images:
@@ -82,7 +81,7 @@ def write_predictions(
         return {}
 
     if len(rows) > 1:
-        rows["all"] = {"model": total, **({"calibration": total_confidence} if reads else {})}
+        rows["all"] = {"model": total, **({"calibration": total_calibration} if digits else {})}
     results = {
         part: {**found.pop("model").row(), **{name: row.report() for name, row in found.items()}}
         for part, found in rows.items()
@@ -92,17 +91,15 @@ def write_predictions(
     write_figure(folder / "scatter.png", scatter_figure(target, preds, title, total=total.count))
     worst = total.worst
     write_figure(folder / "worst.png", examples_figure(worst, f"The {len(worst)} largest errors: {names}"))
-    if reads:
-        figure = reliability_figure(
-            *total_confidence.reliability(), *total_confidence.selective(), f"Confidence: {names}"
-        )
-        write_figure(folder / "reliability.png", figure)
+    if digits:
+        curves = (*total_calibration.reliability(), *total_calibration.selective())
+        write_figure(folder / "reliability.png", reliability_figure(*curves, f"Confidence: {names}"))
     write_json(folder / METRICS_FILE, results)
     return results
 
 
 class _Overlays:
-    """The first images of a pass: so many read right and so many read wrong, or twice as many of unknown sums."""
+    """The first images of a pass: so many right and so many wrong ones, or twice as many of unknown sums."""
 
     def __init__(self) -> None:
         self._right: list[Example] = []
@@ -111,14 +108,15 @@ class _Overlays:
 
     @property
     def images(self) -> list[Example]:
-        """Those read right, then those read wrong."""
+        """The right ones, then the wrong ones."""
         return self._right + self._wrong + self._unknown
 
     def title(self, names: str) -> str:
         """What the images are."""
         if self._unknown:
             return f"The first {len(self._unknown)} images: {names}"
-        return f"The first {len(self._right)} images read right, and the first {len(self._wrong)} read wrong: {names}"
+        right, wrong = len(self._right), len(self._wrong)
+        return f"The first {right} images with the right sum and the first {wrong} with a wrong one: {names}"
 
     def update(self, batch: Batch, prediction: Prediction, part: str) -> None:
         """Keep what is still wanted of a batch."""
@@ -134,9 +132,11 @@ class _Overlays:
 
 
 class _Table:
-    """Writes a part's rows as its batches are answered."""
+    """Writes a part's rows as its batches are predicted."""
 
-    def __init__(self, writer: Any, part: str, batches: Batches | PictureBatches, *, header: bool, reads: bool) -> None:
+    def __init__(
+        self, writer: Any, part: str, batches: Batches | PictureBatches, *, header: bool, digits: bool
+    ) -> None:
         self._writer = writer
         self._part = part
         self._paths = batches.paths if isinstance(batches, PictureBatches) else None
@@ -144,7 +144,7 @@ class _Table:
             known = isinstance(batches, Batches) and batches.dataset.sums is not None
             writer.writerow(
                 ["part", "file" if self._paths else "index", "predicted", "rounded"]
-                + (["probability", "low", "high", "digits"] if reads else [])
+                + (["probability", "low", "high", "digits"] if digits else [])
                 + (["changes"] if self._paths else [])
                 + (["actual", "error"] if known else [])
             )

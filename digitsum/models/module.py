@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 
 import lightning as L
 import torch
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from digitsum.data.batches import Batch
@@ -61,8 +60,8 @@ class OptimizerSettings:
 class SumModule(L.LightningModule):
     """Trains and applies a network that reads sums off images.
 
-    Offers `train/loss`, `train/mae`, ... and the same for `val` and `test` once an epoch as Lightning's metrics;
-    `digitsum.training.callbacks.History` writes them to the logger.
+    Once an epoch it logs `train/loss`, `train/mae`, ... and the same for `val`: to the logger, and as Lightning's
+    metrics for whatever monitors one.
 
     Args:
         network: short name of the network, a key of `digitsum.models.registry.NETWORKS`.
@@ -70,6 +69,9 @@ class SumModule(L.LightningModule):
         settings: the network's own.
         optimizer: those of the optimiser.
         train_mean: the mean of the training sums: the mean baseline that stands beside every figure.
+
+    Attributes:
+        epoch_metrics: by name, of the epoch's last validation and, once it has ended, of its training.
 
     Raises:
         InputError: images of a size that the network refuses.
@@ -103,7 +105,7 @@ class SumModule(L.LightningModule):
         self.last_loss: torch.Tensor | None = None
         self.train_metrics = StageMetrics("train")
         self.val_metrics = StageMetrics("val")
-        self.test_metrics = StageMetrics("test")
+        self.epoch_metrics: dict[str, float] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Read sums off images.
@@ -112,7 +114,7 @@ class SumModule(L.LightningModule):
             images: `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; see `digitsum.data.pixels.checked_images`.
 
         Returns:
-            `(N,)` float, the best single answers, as real numbers.
+            `(N,)` float, the best single estimates, as real numbers.
 
         Raises:
             InputError: they are not the images that the network was made for.
@@ -121,7 +123,9 @@ class SumModule(L.LightningModule):
         return self.net.estimate(self.net(images.to(self.device)))
 
     def predict(self, images: torch.Tensor) -> Prediction:
-        """All that the network says of images `(N, H, W)`; see `forward`."""
+        """All that the network says of images `(N, H, W)`, of none as well; see `forward`."""
+        if not len(images):  # a process's part of the last batch
+            return Prediction(torch.empty(0, device=images.device))
         return self.net.predict(self.net(images))
 
     def on_fit_start(self) -> None:
@@ -146,36 +150,28 @@ class SumModule(L.LightningModule):
         self._check_finite(loss, batch_idx)
         return loss * batch.get("loss_weight", 1)
 
-    def train_results(self) -> dict[str, torch.Tensor]:
-        """`train/loss`, `train/mae`, ... of the epoch so far; to be called in all processes."""
-        return self.train_metrics.compute()
+    def on_train_epoch_start(self) -> None:
+        """The last validation was another epoch's; this one may end before its own, at `max_steps` say."""
+        self.epoch_metrics = {}
 
     def on_train_epoch_end(self) -> None:
-        """Offer the epoch's training metrics to whatever monitors one."""
-        self.log_dict(self.train_results(), logger=False, sync_dist=True)
-        self.train_metrics.reset()
+        """Log the epoch, before its checkpoint; Lightning's own way to the logger comes after that."""
+        self._log_stage(self.train_metrics)
+        if self.logger is not None:
+            self.logger.log_metrics(self.epoch_metrics, step=self.global_step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """One batch of the validation set; returns the answers `(B,)`."""
-        return self._evaluation_step(self.val_metrics, batch)
+        """One batch of the validation set; returns the estimates `(B,)`."""
+        if not len(batch["sums"]):  # this process's part of the last batch
+            return torch.empty(0, device=self.device)
+        output = self.net(batch["images"])
+        preds = self.net.estimate(output).float()
+        self.val_metrics.update(self.net.loss(output, batch["sums"]), preds, batch["sums"])
+        return preds
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation metrics."""
-        self._log_evaluation(self.val_metrics)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """One batch of the test set; returns the answers `(B,)`."""
-        return self._evaluation_step(self.test_metrics, batch)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the test metrics."""
-        self._log_evaluation(self.test_metrics)
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> Prediction:
-        """One batch of any images, with or without sums; returns all that the network says of them."""
-        if not len(batch["images"]):  # this process's part of the last batch
-            return Prediction(torch.empty(0, device=self.device))
-        return self.predict(batch["images"])
+        """Keep the validation's metrics for the epoch's end, and offer them to whatever monitors one."""
+        self._log_stage(self.val_metrics)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam, fused into one kernel, with the schedule stepped after each batch."""
@@ -206,25 +202,17 @@ class SumModule(L.LightningModule):
             scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _evaluation_step(self, stage_metrics: StageMetrics, batch: Batch) -> torch.Tensor:
-        if not len(batch["sums"]):  # this process's part of the last batch
-            return torch.empty(0, device=self.device)
-        output = self.net(batch["images"])
-        preds = self.net.estimate(output).float()
-        stage_metrics.update(self.net.loss(output, batch["sums"]), preds, batch["sums"])
-        return preds
-
-    def _log_evaluation(self, stage_metrics: StageMetrics) -> None:
-        # within a fit, History writes to the logger; trainer.validate and trainer.test do it themselves
-        logger = self.trainer.state.fn != TrainerFn.FITTING
-        for name, value in stage_metrics.compute().items():
-            self.log(name, value, logger=logger, prog_bar=name == "val/mae", sync_dist=True)
+    def _log_stage(self, stage_metrics: StageMetrics) -> None:
+        metrics = stage_metrics.compute()
         stage_metrics.reset()
+        for name, value in metrics.items():
+            self.log(name, value, logger=False, prog_bar=name == "val/mae", sync_dist=True)
+        self.epoch_metrics |= {name: value.item() for name, value in metrics.items()}
 
-    def may_sync_device(self, batch_idx: int) -> bool:
-        """Whether the host may wait for the device at this batch: on a GPU only where a line is logged anyway."""
+    def may_sync_device(self, count: int) -> bool:
+        """Whether the host may wait for the device after so many batches or steps: on a GPU only once in a while."""
         every = self.trainer.log_every_n_steps or 50  # type: ignore[attr-defined]
-        return self.device.type == "cpu" or batch_idx % every == 0
+        return self.device.type == "cpu" or count % every == 0
 
     def _check_finite(self, loss: torch.Tensor, batch_idx: int) -> None:
         """Stop, all processes at once, at a loss that is no number."""

@@ -1,4 +1,4 @@
-"""What happens beside the training: the history, the clock, and the pictures in TensorBoard."""
+"""What happens beside the training: the history, the learning rate, the clock, and the figures in TensorBoard."""
 
 import csv
 import io
@@ -9,20 +9,21 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import MAX_POINTS, Example, example_from_batch, examples_figure, gather_across_ranks
-from digitsum.figures import scatter_figure
+from digitsum.figures import scatter_figure, tolerate_failure
 from digitsum.files import write_text
 from digitsum.models.module import SumModule
 
 
-class MetricsHistory(L.Callback):
-    """Writes each epoch's metrics to `history.csv` and to the logger, and the learning rate to the logger by the step.
+class MetricsHistory(Checkpoint):
+    """Writes what the module logs of each epoch to `history.csv`.
 
-    No times are in the file, so that equal runs have equal files. Everything is written before the checkpoint of the
-    same step: a resumed run neither lacks a line nor has one twice.
+    No times are in the file, so that equal runs have equal files. It is a `Checkpoint` because Lightning calls these
+    alone after the module; put it before the others, so that the row is written before the checkpoint of its step.
 
     Args:
         path: of the file.
@@ -35,33 +36,11 @@ class MetricsHistory(L.Callback):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
-        self._validated = False
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """What was validated before is another epoch's."""
-        self._validated = False
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """An epoch that ends early, at `max_steps` say, never comes here."""
-        self._validated = True
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Log the learning rate of the batch."""
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.logger is not None and every and trainer.global_step % every == 0:
-            # the scheduler has already stepped: the rate is the one that the next batch learns with
-            rate = trainer.optimizers[0].param_groups[0]["lr"]
-            trainer.logger.log_metrics({"lr": rate}, step=trainer.global_step)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Add the epoch's row, write the file anew, and log the row."""
+        """Add the epoch's row and write the file anew."""
         assert isinstance(pl_module, SumModule)
-        # the module logs its training metrics after this; those that are logged already are the last epoch's
-        logged = trainer.callback_metrics if self._validated else {}
-        val = {name: value for name, value in logged.items() if name.startswith("val/")}
-        metrics = {name: value.item() for name, value in sorted({**pl_module.train_results(), **val}.items())}
+        metrics = dict(sorted(pl_module.epoch_metrics.items()))
         self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics})
         text = io.StringIO()
         writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
@@ -69,13 +48,6 @@ class MetricsHistory(L.Callback):
         writer.writerows(self.rows)
         if trainer.is_global_zero:
             write_text(self.path, text.getvalue())
-        if trainer.logger is not None:
-            trainer.logger.log_metrics(metrics, step=trainer.global_step)
-
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """What was logged before a checkpoint must be on the disk before it."""
-        if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.flush()
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far belong to the checkpoint."""
@@ -84,6 +56,33 @@ class MetricsHistory(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the rows of a checkpoint."""
         self.rows = state_dict["rows"]
+
+
+class LearningRateLogger(L.Callback):
+    """Logs the learning rate that the next batch learns with, as `lr`, every `log_every_n_steps` steps.
+
+    Lightning's `LearningRateMonitor` names it after the optimiser, counts the steps from one less, and logs only when
+    the next batch begins: after the checkpoint of the step, with which a resumed run would have the value twice.
+    """
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log it; the schedule has already stepped."""
+        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (
+            trainer.logger is not None
+            and every
+            and trainer.global_step % every == 0
+            and has_stepped(trainer, batch_idx)
+        ):
+            trainer.logger.log_metrics({"lr": trainer.optimizers[0].param_groups[0]["lr"]}, step=trainer.global_step)
+
+
+def has_stepped(trainer: L.Trainer, batch_idx: int) -> bool:
+    """Whether the optimiser has stepped after this batch, the last of those whose gradients are accumulated."""
+    count = batch_idx + 1
+    return count % trainer.accumulate_grad_batches == 0 or count >= trainer.num_training_batches
 
 
 class EpochTimer(L.Callback):
@@ -140,7 +139,7 @@ class EpochTimer(L.Callback):
 
 
 class PredictionLogger(L.Callback):
-    """Shows validation images with their answers, and the scatter plot, in TensorBoard; else does nothing.
+    """Shows validation images with their predictions, and the scatter plot, in TensorBoard; else does nothing.
 
     Args:
         every_n_epochs: how often, 1 or more.
@@ -156,11 +155,11 @@ class PredictionLogger(L.Callback):
         self.every_n_epochs = every_n_epochs
         self.num_images = num_images
         self._points: list[np.ndarray] = []
-        self._shown: list[Example] = []
+        self._examples: list[Example] = []
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Forget the last pass."""
-        self._points, self._shown = [], []
+        self._points, self._examples = [], []
 
     def on_validation_batch_end(
         self,
@@ -171,18 +170,18 @@ class PredictionLogger(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the batch's answers, and the first images with all that the network says of them."""
+        """Keep the batch's estimates, and the first images with all that the network says of them."""
         if not self._due(trainer):
             return
         if sum(map(len, self._points)) < MAX_POINTS:
             sums, preds = gather_across_ranks(batch["sums"], outputs)
             self._points.append(torch.stack([sums.float(), preds.float()], dim=1).cpu().numpy())
-        missing = self.num_images - len(self._shown)
+        missing = self.num_images - len(self._examples)
         if missing > 0 and trainer.is_global_zero and len(batch["sums"]):
             assert isinstance(pl_module, SumModule)
             images = batch["images"][:missing]
             prediction = pl_module.predict(images)
-            self._shown += [example_from_batch(batch, prediction, row) for row in range(len(images))]
+            self._examples += [example_from_batch(batch, prediction, row) for row in range(len(images))]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw both figures."""
@@ -190,12 +189,12 @@ class PredictionLogger(L.Callback):
             return
         assert isinstance(trainer.logger, TensorBoardLogger)
         board, step, epoch = trainer.logger.experiment, trainer.global_step, trainer.current_epoch + 1
-        target, preds = np.concatenate(self._points).T
-        board.add_figure(
-            "val/scatter", scatter_figure(target, preds, f"Validation after epoch {epoch}", total=len(target)), step
-        )
-        figure = examples_figure(self._shown, f"Validation images after epoch {epoch}", named=False)
-        board.add_figure("val/answers", figure, step)
+        with tolerate_failure("val/scatter"):
+            target, preds = np.concatenate(self._points).T
+            board.add_figure("val/scatter", scatter_figure(target, preds, f"Validation after epoch {epoch}"), step)
+        with tolerate_failure("val/answers"):
+            figure = examples_figure(self._examples, f"Validation images after epoch {epoch}", named=False)
+            board.add_figure("val/answers", figure, step)
 
     def _due(self, trainer: L.Trainer) -> bool:
         wanted = not trainer.sanity_checking and (trainer.current_epoch + 1) % self.every_n_epochs == 0

@@ -1,4 +1,4 @@
-"""What lets a run be stopped at any moment and go on as if it had not been: random states, places, event files."""
+"""What lets a run be stopped at any moment and go on as if it had not been: random states, places, events."""
 
 import time
 from pathlib import Path
@@ -7,10 +7,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from digitsum.data.batches import Batches
 from digitsum.errors import InputError
 from digitsum.models.module import SumModule
+from digitsum.training.callbacks import has_stepped
 from digitsum.training.signals import Signals
 
 
@@ -55,11 +58,16 @@ class Resumable(Checkpoint):
         self._trainer = trainer
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take up the checkpoint's random state and sums, after everything that draws or resets them."""
+        """Restore the checkpoint's random state and sums, after everything that draws or resets them."""
         assert isinstance(pl_module, SumModule)
         self.signals.take_over()
         self.signals.deferred = True
         self._saved = time.monotonic()
+        if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
+            # as SummaryWriter's own purge_step, which it must know earlier: whoever reads the events forgets those that
+            # a killed process logged after the checkpoint
+            start = SessionLog(status=SessionLog.START)
+            trainer.logger.experiment.file_writer.add_event(Event(step=trainer.global_step + 1, session_log=start))
         if self._restored is None:
             return
         if len(self._restored) != trainer.world_size:
@@ -81,15 +89,16 @@ class Resumable(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save where it is due, or asked for."""
-        if batch_idx + 1 >= trainer.num_training_batches or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        """Save where it is due, or asked for; between two steps, because no checkpoint holds accumulated gradients."""
+        last = batch_idx + 1 >= trainer.num_training_batches
+        if last or not has_stepped(trainer, batch_idx) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         assert isinstance(pl_module, SumModule)
         minutes = (time.monotonic() - self._saved) / 60
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
         late = self.every_n_minutes is not None and minutes >= self.every_n_minutes
         any_late = signum = 0
-        if trainer.world_size == 1 or pl_module.may_sync_device(batch_idx):
+        if trainer.world_size == 1 or pl_module.may_sync_device(trainer.global_step):
             any_late, signum = all_reduce_max(trainer, late, self.signals.pending)
         if due or any_late or signum:
             trainer.save_checkpoint(self.path, weights_only=False)
@@ -106,7 +115,7 @@ class Resumable(Checkpoint):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """A signal that came during validation waited for the end of the epoch and its checkpoint.
 
-        The loader is told the epoch, because Lightning takes up a loader's state in the middle of an epoch alone.
+        The loader is told the epoch, because Lightning restores a loader's state in the middle of an epoch alone.
         """
         self._stop_if_asked(trainer)
         if isinstance(trainer.train_dataloader, Batches):
@@ -117,22 +126,15 @@ class Resumable(Checkpoint):
         self.signals.deferred = False
         self._stop_if_asked(trainer)
 
-    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lightning has added its handler again."""
-        self.signals.take_over()
-
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Likewise; and the processes that Lightning started end at once: they may wait for this one for ever.
-
-        Lightning watches its list of them, and would kill this process, too, when it sees one end.
-        """
+        """Signals need not wait any more, and no other process waits for this one."""
         self.signals.deferred = False
-        children = getattr(trainer.strategy.launcher, "procs", [])
-        ended, children[:] = children[:], []
-        for child in ended:
-            child.kill()
-        for child in ended:
-            child.wait()
+        end_processes(trainer)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """What was logged before a checkpoint must be on the disk before it."""
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.flush()
 
     def state_dict(self) -> dict[str, Any]:
         """For each process its random state and, in the middle of an epoch, its training metrics and batches' place.
@@ -183,28 +185,14 @@ def all_reduce_max(trainer: L.Trainer, *wishes: int) -> list[int]:
     return trainer.strategy.reduce(torch.tensor(wishes, device=trainer.strategy.root_device), reduce_op="max").tolist()
 
 
-def trim_events(folder: Path, step: int) -> None:
-    """Drop from a run's TensorBoard files what was logged after the checkpoint of `step` that it resumes from.
+def end_processes(trainer: L.Trainer) -> None:
+    """End the processes that Lightning started, when this one has failed: they may wait for it for ever.
 
-    Everything logged during training up to a step is written before the checkpoint of that step. What a killed process
-    logged after it will be logged again, and so will the summary at the end of a run (`test/...`, HPARAMS). A last
-    record that was cut short is dropped as well.
+    Lightning watches its list of them, and would kill this process, too, when it sees one end.
     """
-    from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-    from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-    files = sorted(folder.glob("events.out.tfevents.*"))
-    if not files:
-        return
-    writer = EventFileWriter(str(folder), filename_suffix=".resumed")
-    seen = set()  # a process killed in this very function leaves what it had copied twice
-    for file in files:
-        for event in LegacyEventFileLoader(str(file)).Load():
-            tags = [value.tag for value in event.summary.value]
-            kept = tags and event.step <= step and all(tag.startswith(("train/", "val/", "lr")) for tag in tags)
-            if kept and (event.step, *tags) not in seen:
-                seen.add((event.step, *tags))
-                writer.add_event(event)
-    writer.close()
-    for file in files:
-        file.unlink()
+    children = getattr(trainer.strategy.launcher, "procs", [])
+    ended, children[:] = children[:], []
+    for child in ended:
+        child.kill()
+    for child in ended:
+        child.wait()

@@ -10,16 +10,18 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from digitsum.data.batches import Batch
 from digitsum.data.datamodule import SumDataModule
-from digitsum.evaluation.evaluate import Evaluation, gather_across_ranks, predict
-from digitsum.figures import loss_figure, scatter_figure, write_figure
+from digitsum.evaluation.evaluate import Evaluation, predict
+from digitsum.figures import loss_figure, scatter_figure, tolerate_failure, write_figure
 from digitsum.files import write_json
-from digitsum.models.base import Prediction
 from digitsum.models.checkpoints import read_checkpoint
 from digitsum.models.module import SumModule
 from digitsum.runs.locate import METRICS_FILE
 from digitsum.training.callbacks import EpochTimer, MetricsHistory
+from digitsum.training.resume import end_processes
+
+SUMMARY_SUFFIX = ".summary"
+"""How the name of the TensorBoard file ends that holds what is logged at the end; a resumed run writes it anew."""
 
 
 def train(
@@ -49,7 +51,7 @@ def train(
         `baseline`, each with `mse, rmse, mae, within_5, within_1, exact, count`. All are passes in evaluation mode.
         To be called in all processes of a run; it returns the same in each, and the first one alone writes.
     """
-    begin = time.perf_counter()
+    begin, checkpoint = time.perf_counter(), _callback(trainer, ModelCheckpoint)
     if trainer.logger is not None:
         trainer.logger.log_hyperparams(hparams)
     trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)
@@ -57,39 +59,39 @@ def train(
     for buffer in module.buffers():  # batch norm saw other images in each process; checkpoints hold the first one's
         buffer.copy_(trainer.strategy.broadcast(buffer))
 
-    history, clock = (_callback(trainer, kind) for kind in (MetricsHistory, EpochTimer))
-    checkpoint = _callback(trainer, ModelCheckpoint)
     splits = ["train", "val", "test"] if test else ["train", "val"]
-    last = {split: _evaluate(trainer, module, datamodule, split) for split in splits}
-    best = last
-    if Path(checkpoint.best_model_path).is_file():
-        saved = read_checkpoint(Path(checkpoint.best_model_path))
-        if saved["global_step"] != trainer.global_step:
-            module.load_state_dict(saved["state_dict"])
-            best = {split: _evaluate(trainer, module, datamodule, split) for split in splits}
+    try:
+        best = last = {split: _evaluate(trainer, module, datamodule, split, "last epoch") for split in splits}
+        if Path(checkpoint.best_model_path).is_file():
+            saved = read_checkpoint(Path(checkpoint.best_model_path))
+            if saved["global_step"] != trainer.global_step:
+                module.load_state_dict(saved["state_dict"])
+                best = {split: _evaluate(trainer, module, datamodule, split, "best checkpoint") for split in splits}
+    except BaseException:
+        end_processes(trainer)
+        raise
     results = {split: {**best[split].row(), "last": last[split].row()["model"]} for split in splits}
     score = None if checkpoint.best_model_score is None else float(checkpoint.best_model_score)
 
     if not trainer.is_global_zero:
         return score, results
-    rows = [row for row in history.rows if "val/mse" in row]
+    rows = [row for row in _callback(trainer, MetricsHistory).rows if "val/mse" in row]
     if rows:
-        column = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-        baseline_mse = results["val"]["baseline"]["mse"]
-        write_figure(
-            run_dir / "loss.png",
-            loss_figure(column["epoch"], column["train/mse"], column["val/mse"], baseline_mse),
-        )
-    target, preds = best["val"].points.T
-    title = "Validation set, best checkpoint"
-    write_figure(run_dir / "scatter.png", scatter_figure(target, preds, title, total=best["val"].count))
+        epochs, train_mse, val_mse = (np.array([row[key] for row in rows]) for key in ("epoch", "train/mse", "val/mse"))
+        with tolerate_failure("loss.png"):
+            figure = loss_figure(epochs, train_mse, val_mse, results["val"]["baseline"]["mse"])
+            write_figure(run_dir / "loss.png", figure)
+    with tolerate_failure("scatter.png"):
+        target, preds = best["val"].points.T
+        figure = scatter_figure(target, preds, "Validation set, best checkpoint", total=best["val"].count)
+        write_figure(run_dir / "scatter.png", figure)
     write_json(
         run_dir / "timing.json",
         {
             "fit_seconds": round(fit_seconds, 3),
             "total_seconds": round(time.perf_counter() - begin, 3),
             "num_parameters": count_parameters(module),
-            "epochs": clock.epochs,
+            "epochs": _callback(trainer, EpochTimer).epochs,
         },
     )
     _log_summary(trainer, hparams, score, results)
@@ -99,15 +101,9 @@ def train(
     return score, results
 
 
-def _evaluate(trainer: L.Trainer, module: SumModule, datamodule: SumDataModule, split: str) -> Evaluation:
-    """A pass over a split in evaluation mode; each process answers its part, and all get the figures of the whole."""
+def _evaluate(trainer: L.Trainer, module: SumModule, datamodule: SumDataModule, split: str, weights: str) -> Evaluation:
     evaluation = Evaluation(module.train_mean)
-
-    def update(batch: Batch, prediction: Prediction) -> None:
-        sums, preds = gather_across_ranks(batch["sums"], prediction.estimate.float())
-        evaluation.update({**batch, "sums": sums}, Prediction(preds))
-
-    predict(trainer, module, datamodule.batches(split), update)
+    predict(trainer, module, datamodule.batches(split), evaluation.update, title=f"predicting {split}, {weights}")
     return evaluation
 
 
@@ -115,14 +111,16 @@ def _log_summary(
     trainer: L.Trainer, hparams: dict[str, Any], score: float | None, results: dict[str, dict[str, dict[str, float]]]
 ) -> None:
     """Log the test metrics under the names that training uses, and fill TensorBoard's HPARAMS tab."""
-    if trainer.logger is None:
-        return
-    if "test" in results:
-        scalars = {f"test/{name}": value for name, value in results["test"]["model"].items() if name != "count"}
-        trainer.logger.log_metrics(scalars, step=trainer.global_step)
-    if isinstance(trainer.logger, TensorBoardLogger) and score is not None:
-        trainer.logger.log_hyperparams(hparams, {"best/val_mae": score})
-    trainer.logger.save()
+    logger = trainer.logger
+    if isinstance(logger, TensorBoardLogger):
+        logger = TensorBoardLogger(logger.log_dir, "", "", default_hp_metric=False, filename_suffix=SUMMARY_SUFFIX)
+        if score is not None:
+            logger.log_hyperparams(hparams, {"best/val_mae": score})
+    if logger is not None:
+        if "test" in results:
+            scalars = {f"test/{name}": value for name, value in results["test"]["model"].items() if name != "count"}
+            logger.log_metrics(scalars, step=trainer.global_step)
+        logger.finalize("success")
 
 
 def _callback(trainer: L.Trainer, kind: type) -> Any:

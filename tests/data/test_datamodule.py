@@ -167,17 +167,21 @@ def trainer(*, rank=0, world_size=1, device="cpu"):
     )
 
 
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
+LOADERS = {
+    "train": lambda datamodule: datamodule.train_dataloader(),
+    "val": lambda datamodule: datamodule.val_dataloader(),
+    "test": lambda datamodule: datamodule.batches("test"),
+}
 
 
-@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("loader", LOADERS.values(), ids=LOADERS)
 def test_each_process_of_the_trainer_has_its_part(ready, own, loader):
     datamodule = ready(own)
-    whole = list(getattr(datamodule, loader)())
+    whole = list(loader(datamodule))
     parts = []
     for rank in range(2):
         datamodule.trainer = trainer(rank=rank, world_size=2)
-        parts.append(list(getattr(datamodule, loader)()))
+        parts.append(list(loader(datamodule)))
     for one, *cut in zip(whole, *parts, strict=True):
         assert torch.equal(torch.cat([part["index"] for part in cut]), one["index"])
 
@@ -205,13 +209,13 @@ def room(monkeypatch):
 def test_training_and_validation_images_are_put_on_the_device_once(ready, own, room):
     room((24 + 3) * 3 * 5)
     datamodule = ready(own)
-    expected = {loader: list(getattr(datamodule, loader)()) for loader in LOADERS}
+    expected = {split: list(loader(datamodule)) for split, loader in LOADERS.items()}
     datamodule.trainer = trainer()
-    for loader in LOADERS:
-        first, again = (getattr(datamodule, loader)() for _ in range(2))
+    for split, loader in LOADERS.items():
+        first, again = (loader(datamodule) for _ in range(2))
         assert first.device_cache is again.device_cache
-        assert (first.device_cache is None) == (loader == "test_dataloader")
-        for one, two in zip(first, expected[loader], strict=True):
+        assert (first.device_cache is None) == (split == "test")
+        for one, two in zip(first, expected[split], strict=True):
             assert all(torch.equal(one[name], two[name]) for name in ("images", "index", "sums"))
 
 

@@ -1,8 +1,9 @@
-"""Confidence against plain numpy, on models that know exactly how sure they may be, and on one that does not."""
+"""Calibration against plain numpy and torchmetrics, on models that are calibrated, and on some that are not."""
 
 import numpy as np
 import pytest
 import torch
+from torchmetrics.functional.classification import binary_calibration_error
 
 from digitsum.evaluation.calibration import Calibration
 from digitsum.models.base import Prediction
@@ -78,24 +79,23 @@ def test_the_report_equals_plain_numpy_on_everything_at_once(calibrated):
         assert report[name] == pytest.approx(value, rel=2e-4), name
 
 
-def test_the_calibration_error_equals_plain_numpy_on_everything_at_once(calibrated):
+def test_the_calibration_error_equals_that_of_torchmetrics(calibrated):
     probs, sums = calibrated
     sharper = probs**2
     sharper /= sharper.sum(1, keepdims=True)
-    sure, right = sharper.max(1), sharper.argmax(1) == sums
-    step = np.minimum((sure * 15).astype(int), 14)
-    expected = sum(abs(sure[step == number].sum() - right[step == number].sum()) for number in range(15)) / IMAGES
+    confidence, right = torch.from_numpy(sharper.max(1)).float(), torch.from_numpy(sharper.argmax(1) == sums)
+    expected = binary_calibration_error(confidence, right.long(), n_bins=15, norm="l1").item()
     assert expected > 0.05
-    assert confidence_of(sharper, sums).report()["calibration_error"] == pytest.approx(expected, abs=2e-3)
+    assert confidence_of(sharper, sums).report()["calibration_error"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_surest_equal_plain_numpy_on_everything_at_once(calibrated):
+def test_the_most_confident_equal_plain_numpy_on_everything_at_once(calibrated):
     probs, sums = calibrated
     report = confidence_of(probs, sums).report()
     right = (probs.argmax(1) == sums)[np.argsort(-probs.max(1))]
     for percent in (90, 95, 98, 99):
         expected = right[: IMAGES * percent // 100].mean()
-        assert report[f"exact_at_coverage_{percent}"] == pytest.approx(expected, abs=1e-3)
+        assert report[f"exact_at_coverage_{percent}"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_batches_and_one_shot_give_the_same(calibrated):
@@ -113,24 +113,31 @@ def test_the_reliability_counts_every_image_once(calibrated):
     assert ((accuracy >= 0) & (accuracy <= 1)).all()
 
 
-def test_selective_answers_go_from_few_images_to_all_and_end_at_the_accuracy(calibrated):
+def test_equal_confidence_is_answered_at_once():
+    probs = np.array([[0.6, 0.4], [0.9, 0.1], [0.4, 0.6], [0.6, 0.4]])
+    coverage, accuracy = confidence_of(probs, np.array([1, 0, 1, 0])).selective()
+    assert coverage.tolist() == [0.25, 1]
+    assert accuracy.tolist() == [1, 0.75]
+
+
+def test_coverage_goes_from_few_images_to_all_and_ends_at_the_accuracy(calibrated):
     probs, sums = calibrated
-    answered, right = confidence_of(probs, sums).selective()
-    assert (np.diff(answered) > 0).all()
-    assert 0 < answered[0] < 0.5
-    assert answered[-1] == 1
-    assert right[-1] == pytest.approx((probs.argmax(1) == sums).mean())
-    assert right[0] > right[-1] + 0.1
+    coverage, accuracy = confidence_of(probs, sums).selective()
+    assert (np.diff(coverage) > 0).all()
+    assert 0 < coverage[0] < 0.5
+    assert coverage[-1] == 1
+    assert accuracy[-1] == pytest.approx((probs.argmax(1) == sums).mean())
+    assert accuracy[0] > accuracy[-1] + 0.1
 
 
-def test_the_surest_come_first():
+def test_the_most_confident_come_first():
     probs = np.array([[0.6, 0.4], [0.9, 0.1], [0.3, 0.7], [0.999, 0.001]])
-    answered, right = confidence_of(probs, np.array([1, 0, 1, 0])).selective()
-    assert answered.tolist() == [0.25, 0.5, 0.75, 1]
-    assert right.tolist() == [1, 1, 1, 0.75]
+    coverage, accuracy = confidence_of(probs, np.array([1, 0, 1, 0])).selective()
+    assert coverage.tolist() == [0.25, 0.5, 0.75, 1]
+    assert accuracy.tolist() == [1, 1, 1, 0.75]
 
 
-def test_a_model_that_is_quite_sure_and_right_is_perfect():
+def test_a_model_that_is_certain_and_right_is_perfect():
     report = confidence_of(np.eye(SUMS), np.arange(SUMS)).report()
     assert report == {
         **dict.fromkeys(["nll", "mae_median", "mse_mean", "calibration_error"], pytest.approx(0, abs=1e-12)),
@@ -139,7 +146,7 @@ def test_a_model_that_is_quite_sure_and_right_is_perfect():
     }
 
 
-def test_a_model_that_is_quite_sure_and_wrong_has_a_finite_report():
+def test_a_model_that_is_certain_and_wrong_has_a_finite_report():
     report = confidence_of(np.eye(SUMS), np.arange(SUMS)[::-1].copy()).report()
     assert np.isfinite(list(report.values())).all()
     assert report["nll"] > 80

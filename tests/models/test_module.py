@@ -6,10 +6,11 @@ from types import SimpleNamespace
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers.logger import DummyLogger
 from torch.utils.data import DataLoader
 
 from digitsum.errors import InputError
-from digitsum.metrics import sum_metrics
+from digitsum.metrics import StageMetrics, sum_metrics
 from digitsum.models.module import OptimizerSettings, SumModule
 from digitsum.models.two_conv import TwoConvSettings
 
@@ -33,8 +34,8 @@ def batches(count=5, size=8, seed=0):
 
 def quiet_trainer(**arguments):
     return L.Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, **arguments,
+        accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, **{"logger": False, **arguments},
     )  # fmt: skip
 
 
@@ -44,17 +45,48 @@ def module():
     return SumModule("two_conv", (40, 60), SMALL, train_mean=18.0)
 
 
-def test_each_stage_logs_the_same_metrics_under_its_own_name(module):
-    trainer = quiet_trainer(max_epochs=1)
+class Recorder(DummyLogger):
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def log_metrics(self, metrics, step):
+        self.lines.append((step, metrics))
+
+
+def validated(module):
+    """The metrics of a pass over the batches."""
+    trainer = quiet_trainer()
+    trainer.validate(module, batches(), verbose=False)
+    return {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+
+def test_an_epochs_metrics_are_logged_at_once_and_are_what_monitors_see(module):
+    trainer = quiet_trainer(max_epochs=2, logger=(recorder := Recorder()))
     trainer.fit(module, batches(), batches())
-    assert {f"train/{name}" for name in NAMES} | {f"val/{name}" for name in NAMES} <= set(trainer.callback_metrics)
-    trainer.test(module, batches(), verbose=False)
-    assert {f"test/{name}" for name in NAMES} <= set(trainer.callback_metrics)
+    (first, before), (second, after) = recorder.lines
+    assert (first, second) == (5, 10)
+    assert set(before) == set(after) == {f"{stage}/{name}" for stage in ("train", "val") for name in NAMES}
+    assert {name: value.item() for name, value in trainer.callback_metrics.items()} == after
+
+
+def test_an_epoch_that_ends_before_its_validation_has_no_metrics_of_the_last_one(module):
+    trainer = quiet_trainer(max_steps=7, logger=(recorder := Recorder()))
+    trainer.fit(module, batches(), batches())
+    step, metrics = recorder.lines[-1]
+    assert step == 7
+    assert set(metrics) == {f"train/{name}" for name in NAMES}
+
+
+def test_metrics_are_computed_once_an_epoch(module, monkeypatch):
+    computed, compute = [], StageMetrics.compute
+    monkeypatch.setattr(StageMetrics, "compute", lambda self: computed.append(self.loss_name) or compute(self))
+    quiet_trainer(max_epochs=2).fit(module, batches(), batches())
+    assert computed == ["val/loss", "train/loss"] * 2
 
 
 def test_logged_figures_are_those_of_all_images_though_batches_are_uneven(module):
-    trainer = quiet_trainer()
-    logged = trainer.validate(module, batches(), verbose=False)[0]
+    logged = validated(module)
     module.eval()
     preds = torch.cat([module(batch["images"]) for batch in batches()])
     target = torch.cat([batch["sums"] for batch in batches()])
@@ -66,10 +98,9 @@ def test_logged_figures_are_those_of_all_images_though_batches_are_uneven(module
 
 
 def test_a_few_epochs_between_two_validations_bring_the_loss_down(module):
-    before = quiet_trainer().validate(module, batches(), verbose=False)[0]["val/loss"]
+    before = validated(module)["val/loss"]
     quiet_trainer(max_epochs=12).fit(module, batches(), batches())
-    after = quiet_trainer().validate(module, batches(), verbose=False)[0]["val/loss"]
-    assert after < 0.5 * before
+    assert validated(module)["val/loss"] < 0.5 * before
 
 
 def test_the_optimiser_takes_its_own_settings():

@@ -238,5 +238,5 @@ def test_a_part_of_a_batch_counts_by_its_share():
         for part, share in ((slice(0, 3), 3 * 2 / 5), (slice(3, 5), 2 * 2 / 5))
     ]
     assert (sum(parts) / 2).item() == pytest.approx(whole.item(), rel=1e-5)
-    results = module.train_results()
+    results = module.train_metrics.compute()
     assert results["train/loss"].item() == pytest.approx(whole.item(), rel=1e-5)  # each image twice: the same mean

@@ -7,6 +7,9 @@ import itertools
 import json
 import os
 import signal
+import subprocess
+import sys
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,10 +19,11 @@ import train
 import yaml
 from conftest import TINY_READER
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from digitsum.errors import InputError
 from digitsum.models.checkpoints import load_model
-from digitsum.training.resume import Resumable, trim_events
+from digitsum.training.resume import Resumable, end_processes
 from digitsum.training.signals import Interrupted, Signals
 
 # 5 steps an epoch, the last batch smaller; three epochs
@@ -385,21 +389,51 @@ def test_weights_are_left_as_safetensors_on_request(run, tmp_path):
     assert torch.equal(*(model(images) for model in models))
 
 
-def test_trimming_events_drops_doubles_and_half_records(whole, tmp_path):
-    folder = tmp_path / "events"
-    folder.mkdir()
-    for file in whole.glob("events*"):
-        (folder / file.name).write_bytes(file.read_bytes())
-        (folder / f"{file.name}.again").write_bytes(file.read_bytes()[:-7])
-    trim_events(folder, step=10)
-    expected = [row for row in scalars_of(whole) if row[1] <= 10 and row[0].startswith(("train/", "val/", "lr"))]
-    assert scalars_of(folder) == expected
+def test_what_a_killed_process_logged_after_its_checkpoint_is_not_seen_again(whole, run, resume, stop_at, tmp_path):
+    stop_at(7, signal.SIGTERM)
+    assert run("killed").code == 143
+    time.sleep(1)  # event files are read in the order of the seconds in their names
+    with SummaryWriter(str(tmp_path / "killed")) as board:
+        board.add_scalar("lr", 99, 8)
+        board.add_image("val/scatter", np.zeros((3, 4, 4)), 10)
+        board.add_scalar("val/mae", 99, 10)
+        board.add_scalar("val/mae", 99, 15)
+    last = max((tmp_path / "killed").glob("events*"))
+    last.write_bytes(last.read_bytes()[:-7])  # in the middle of a record
+    time.sleep(1)
+    assert resume("killed").code == 0
+    assert_equal_runs(tmp_path / "killed", whole)
+
+
+def test_a_run_killed_before_the_end_of_its_summary_logs_it_anew(whole, run, resume, tmp_path):
+    assert run("killed").code == 0
+    (tmp_path / "killed" / "metrics.json").unlink()  # it is written last
+    assert resume("killed").code == 0
+    assert_equal_runs(tmp_path / "killed", whole)
+
+
+def test_a_run_stopped_while_it_accumulates_gradients_equals_the_whole_one(run, resume, stop_at, tmp_path):
+    words = ("trainer.accumulate_grad_batches=3", "trainer.max_epochs=1")  # steps after the third and the fifth batch
+    assert run("whole", *words).code == 0
+    assert [step for tag, step, _ in scalars_of(tmp_path / "whole") if tag == "lr"] == [2]
+    stop_at(0, signal.SIGTERM)  # after the first batch
+    assert run("stopped", *words).code == 143
+    assert resume("stopped").code == 0
+    assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
 
 
 def test_history_and_table_are_the_same_numbers(whole):
     rows = list(csv.DictReader(io.StringIO((whole / "history.csv").read_text())))
     results = json.loads((whole / "metrics.json").read_text())
     assert float(rows[-1]["val/mae"]) == pytest.approx(results["val"]["last"]["mae"], rel=1e-5)
+
+
+def test_the_processes_that_lightning_started_end_with_the_first():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    launcher = SimpleNamespace(procs=[child])
+    end_processes(SimpleNamespace(strategy=SimpleNamespace(launcher=launcher)))
+    assert child.returncode == -signal.SIGKILL
+    assert launcher.procs == []
 
 
 def test_an_interval_must_be_positive_in_python_too(tmp_path):
