@@ -1,9 +1,12 @@
 """Metrics of predicted against true sums."""
 
+import difflib
 from typing import Any
 
 import torch
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric, MetricCollection
+
+from digitsum.errors import InputError
 
 
 def round_sums(preds: torch.Tensor) -> torch.Tensor:
@@ -97,6 +100,34 @@ def sum_metrics(prefix: str = "") -> MetricCollection:
         # merged groups are found by equal states after one batch: within 1 and within 5 can agree there by chance
         compute_groups=False,
     )
+
+
+def monitor_mode(monitor: str, key: str = "monitor") -> str:
+    """Whether of a logged metric less or more is better.
+
+    Args:
+        monitor: `train/` or `val/` and the name of a metric.
+        key: what errors call it.
+
+    Returns:
+        `min` or `max`, as Lightning's callbacks have it.
+
+    Raises:
+        InputError: no such metric is logged while training.
+
+    Example:
+        >>> monitor_mode("val/mae"), monitor_mode("val/exact")
+        ('min', 'max')
+    """
+    modes = {"loss": "min"}
+    modes |= {name: "max" if metric.higher_is_better else "min" for name, metric in sum_metrics().items()}
+    stage, _, name = monitor.partition("/")
+    if stage not in ("train", "val") or name not in modes:
+        known = [f"{stage}/{name}" for stage in ("val", "train") for name in modes]
+        close = difflib.get_close_matches(monitor, known, 1)
+        hint = f"did you mean {close[0]}?" if close else "nothing else is measured in each epoch"
+        raise InputError(f"{key}: expected val/ or train/ and one of {', '.join(modes)}, got {monitor!r}; {hint}")
+    return modes[name]
 
 
 class StageMetrics(torch.nn.Module):

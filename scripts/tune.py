@@ -39,6 +39,7 @@ from digitsum.cli.build import register
 from digitsum.cli.overrides import flatten, override_key
 from digitsum.cli.tune import OWN, PLACES, check, conclude, register_tune, run_trials
 from digitsum.errors import InputError
+from digitsum.metrics import monitor_mode
 from digitsum.training.signals import Interrupted, Signals
 from digitsum.tuning.search import Search, require_optuna
 from digitsum.tuning.space import build_space
@@ -73,6 +74,7 @@ def main(cfg: DictConfig) -> None:
             folder,
             space,
             {key: value for key, value in settings.items() if key not in wanted and not key.endswith(PLACES)},
+            direction="maximize" if monitor_mode(base.monitor) == "max" else "minimize",
             seed=cfg.sampler_seed,
             startup_trials=cfg.pruning.startup_trials,
             warmup_epochs=warmup_epochs,

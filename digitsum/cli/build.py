@@ -13,10 +13,11 @@ from hydra.errors import InstantiationException
 from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
+from digitsum.cli.checks import check_trainer, settle_monitor
 from digitsum.cli.console import ComposingBar
 from digitsum.cli.output_dirs import job_folder, run_folder, swept, writable
 from digitsum.cli.overrides import override_key
@@ -166,8 +167,6 @@ def build_trainer(cfg: DictConfig, *, several: bool = False, **more: Any) -> L.T
     count = trainer.num_devices * trainer.num_nodes
     if count > 1 and not several:
         raise InputError(f"trainer.devices: expected one device, got {count}")
-    if count > 1 and cfg.trainer.strategy not in ("auto", "ddp"):
-        raise InputError(f"trainer.strategy: expected ddp for {count} devices, got {cfg.trainer.strategy}")
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if "TORCHELASTIC_RUN_ID" in os.environ and started != count:
         raise InputError(f"trainer.devices: expected those of the {started} processes of torchrun, got {count}")
@@ -189,7 +188,13 @@ def build_training(
         InputError: see `build_trainer`.
         SystemExit: several devices for the jobs of a sweep.
     """
-    named = [instantiate(node, _convert_="all") for node in cfg.callbacks.values() if node]
+    check_trainer(cfg)
+    nodes = {name: settle_monitor(name, node, cfg.monitor) for name, node in (cfg.callbacks or {}).items() if node}
+    named = [instantiate(node, _convert_="all") for node in nodes.values()]
+    if not any(isinstance(callback, ModelCheckpoint) for callback in named):
+        raise InputError(
+            "callbacks: expected callbacks.checkpoint, which keeps the best weights, found none; leave it in"
+        )
     if in_sweep and cfg.trainer.enable_progress_bar is None:
         quiet = OmegaConf.merge(cfg, {"trainer": {"enable_progress_bar": False}})  # bars of jobs only fill the logs
         assert isinstance(quiet, DictConfig)

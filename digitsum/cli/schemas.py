@@ -59,13 +59,13 @@ class TrainerSettings:
 
 @dataclass
 class CheckpointSettings:
-    """Lightning's ModelCheckpoint."""
+    """`digitsum.training.callbacks.BestCheckpoint`, a ModelCheckpoint of Lightning's."""
 
-    _target_: str = "lightning.pytorch.callbacks.ModelCheckpoint"
+    _target_: str = "digitsum.training.callbacks.BestCheckpoint"
     dirpath: str = MISSING
-    filename: str = "best"
+    filename: str | None = None
     monitor: str = MISSING
-    mode: str = "min"
+    mode: str | None = None
     save_top_k: int = 1
     save_last: Any = None
     every_n_epochs: int | None = None
@@ -82,7 +82,7 @@ class EarlyStoppingSettings:
 
     _target_: str = "lightning.pytorch.callbacks.EarlyStopping"
     monitor: str = MISSING
-    mode: str = "min"
+    mode: str | None = None
     patience: int = 3
     min_delta: float = 0.0
     check_finite: bool = True

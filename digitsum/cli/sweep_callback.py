@@ -21,6 +21,7 @@ from digitsum.cli.console import one_line, prepare_process
 from digitsum.cli.overrides import shell_quote, shell_words, unless_default
 from digitsum.data.datamodule import ComposedData, SumDataModule
 from digitsum.files import read_json, write_json
+from digitsum.metrics import monitor_mode
 from digitsum.training.signals import Signals
 
 JOB_FILE = "job.json"
@@ -142,7 +143,8 @@ class SweepReport(Callback):
         scores = {name: job["score"] for name, job in jobs.items() if job["score"] is not None}
         lines = [f"{name} failed: {job['reason']}" for name, job in jobs.items() if job["status"] == "failed"]
         if scores:
-            best = min(scores, key=lambda name: scores[name])
+            better = max if monitor_mode(self._monitor) == "max" else min
+            best = better(scores, key=lambda name: scores[name])
             lines.append(f"best of {len(scores)}: {best} ({self._monitor} {scores[best]:.4f})")
         place, outputs_dir = shell_quote(str(folder)), unless_default(self._outputs_dir)
         words = "" if outputs_dir is None else f" --outputs-dir {shell_quote(str(outputs_dir))}"

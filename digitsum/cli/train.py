@@ -18,6 +18,7 @@ from digitsum.data.datamodule import SumDataModule
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import metrics_table
 from digitsum.files import require_space, write_json, write_text
+from digitsum.metrics import monitor_mode
 from digitsum.models.checkpoints import read_checkpoint, save_safetensors
 from digitsum.models.module import SumModule
 from digitsum.runs.environment import environment
@@ -122,7 +123,7 @@ def best_score(run_dir: Path, monitor: str) -> float | None:
     """The best value of a finished run's monitored metric."""
     with (run_dir / "history.csv").open(encoding="utf-8", newline="") as file:
         values = [float(row[monitor]) for row in csv.DictReader(file) if row.get(monitor)]
-    return min(values, default=None)
+    return (min if monitor_mode(monitor) == "min" else max)(values, default=None)
 
 
 def is_finished(cfg: DictConfig, run_dir: Path) -> bool:

@@ -98,6 +98,8 @@ def check(base: DictConfig, wanted: dict[str, Any], settings: dict[str, Any], fi
             OmegaConf.update(trial, key, value)
             check_data(model_arguments(trial), build_datamodule(trial))
     build_training(base.copy(), Signals(), in_sweep=True)
+    if not base.monitor.startswith("val/"):
+        raise InputError(f"monitor: expected a metric of the validation set, got {base.monitor}")
     datamodule = build_datamodule(base)
     check_data(model_arguments(base), datamodule)
     datamodule.prepare_data()

@@ -9,14 +9,15 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import MAX_POINTS, Example, example_from_batch, examples_figure, gather_across_ranks
 from digitsum.figures import scatter_figure, tolerate_failure
-from digitsum.files import write_text
+from digitsum.files import write_text, written_whole
 from digitsum.models.module import SumModule
+from digitsum.runs.locate import BEST_CHECKPOINT
 
 
 class MetricsHistory(Checkpoint):
@@ -56,6 +57,25 @@ class MetricsHistory(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from the rows of a checkpoint."""
         self.rows = state_dict["rows"]
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the best weights as `best.ckpt`, whatever is monitored and however many epochs are kept.
+
+    An epoch without validation is not compared: Lightning would take the last value for its own. Where several epochs
+    are kept they are named after their numbers, and `best.ckpt` is a copy of the best of them.
+    """
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compare the epoch that has ended."""
+        assert isinstance(pl_module, SumModule)
+        if self.monitor not in pl_module.epoch_metrics:
+            return
+        super().on_train_epoch_end(trainer, pl_module)
+        best = Path(self.dirpath or "", BEST_CHECKPOINT.name)
+        if trainer.is_global_zero and self.best_model_path not in ("", str(best)):
+            with written_whole(best) as file:
+                file.write(Path(self.best_model_path).read_bytes())
 
 
 class LearningRateLogger(L.Callback):

@@ -94,7 +94,7 @@ def train(
             "epochs": _callback(trainer, EpochTimer).epochs,
         },
     )
-    _log_summary(trainer, hparams, score, results)
+    _log_summary(trainer, hparams, checkpoint.monitor, score, results)
     write_json(run_dir / METRICS_FILE, results)  # last: it marks the run as finished
     for child in getattr(trainer.strategy.launcher, "procs", ()):
         child.wait()  # no process that Lightning started outlives this one
@@ -108,14 +108,18 @@ def _evaluate(trainer: L.Trainer, module: SumModule, datamodule: SumDataModule, 
 
 
 def _log_summary(
-    trainer: L.Trainer, hparams: dict[str, Any], score: float | None, results: dict[str, dict[str, dict[str, float]]]
+    trainer: L.Trainer,
+    hparams: dict[str, Any],
+    monitor: str,
+    score: float | None,
+    results: dict[str, dict[str, dict[str, float]]],
 ) -> None:
     """Log the test metrics under the names that training uses, and fill TensorBoard's HPARAMS tab."""
     logger = trainer.logger
     if isinstance(logger, TensorBoardLogger):
         logger = TensorBoardLogger(logger.log_dir, "", "", default_hp_metric=False, filename_suffix=SUMMARY_SUFFIX)
         if score is not None:
-            logger.log_hyperparams(hparams, {"best/val_mae": score})
+            logger.log_hyperparams(hparams, {f"best/{monitor.replace('/', '_')}": score})
     if logger is not None:
         if "test" in results:
             scalars = {f"test/{name}": value for name, value in results["test"]["model"].items() if name != "count"}

@@ -42,9 +42,16 @@ def state_of(trial: "FrozenTrial") -> str:
 
 
 def best_of(study: "Study") -> "FrozenTrial | None":
-    """The complete trial with the lowest value, the first of equals; None where none is complete."""
+    """The complete trial with the best value, the first of equals; None where none is complete."""
     complete = [trial for trial in study.get_trials(deepcopy=False) if state_of(trial) == "complete"]
-    return min(complete, key=lambda trial: math.inf if trial.value is None else trial.value, default=None)
+    better = better_of(study)
+    worst = -math.inf if better is max else math.inf
+    return better(complete, key=lambda trial: worst if trial.value is None else trial.value, default=None)
+
+
+def better_of(study: "Study") -> Any:
+    """`min` or `max`, whichever of two values is the better one in a study."""
+    return max if study.direction.name == "MAXIMIZE" else min
 
 
 def write_report(study: "Study", folder: Path, monitor: str, command: str | None) -> None:
@@ -57,7 +64,8 @@ def write_report(study: "Study", folder: Path, monitor: str, command: str | None
         command: that trains the best trial's model again.
     """
     trials = [trial for trial in study.get_trials(deepcopy=False) if state_of(trial) != "waiting"]
-    rows = [_row(trial, monitor) for trial in trials]
+    better = better_of(study)
+    rows = [_row(trial, monitor, better) for trial in trials]
     keys = dict.fromkeys(key for trial in trials for key in trial.params)
     text = io.StringIO()
     writer = csv.DictWriter(text, [*_COLUMNS, monitor, *keys, *_REMARKS], lineterminator="\n")
@@ -66,7 +74,7 @@ def write_report(study: "Study", folder: Path, monitor: str, command: str | None
     write_text(folder / "trials.csv", text.getvalue())
     best = best_of(study)
     content = {
-        "best": None if best is None else {**_row(best, monitor), "command": command},
+        "best": None if best is None else {**_row(best, monitor, better), "command": command},
         "settings": study.user_attrs["settings"],
         "trials": rows,
     }
@@ -78,14 +86,14 @@ _COLUMNS = ("trial", "state", "epochs", "seconds")
 _REMARKS = ("repeats", "reason")
 
 
-def _row(trial: "FrozenTrial", monitor: str) -> dict[str, Any]:
+def _row(trial: "FrozenTrial", monitor: str, better: Any) -> dict[str, Any]:
     values = [value for value in trial.intermediate_values.values() if math.isfinite(value)]
     return {
         "trial": trial.number,
         "state": state_of(trial),
         "epochs": max(trial.intermediate_values, default=0),
         "seconds": None if trial.duration is None else round(trial.duration.total_seconds(), 1),
-        monitor: trial.value if state_of(trial) == "complete" else min(values, default=None),
+        monitor: trial.value if state_of(trial) == "complete" else better(values, default=None),
         **rounded(trial.params),
         **{name: trial.user_attrs.get(name) for name in _REMARKS},
     }

@@ -1,11 +1,10 @@
 """A search for good settings: a study to which any number of processes add trials, and what stops hopeless ones."""
 
-import math
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -13,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from digitsum.errors import InputError
 from digitsum.files import locked
-from digitsum.tuning.report import best_of, state_of
+from digitsum.tuning.report import best_of, better_of, state_of
 
 try:
     import optuna
@@ -56,13 +55,14 @@ class Report(L.Callback):
 
     Args:
         trial: to report to.
-        monitor: the metric to report; lower is better.
+        monitor: the metric of the validation set to report.
     """
 
     def __init__(self, trial: "optuna.Trial", monitor: str) -> None:
         self.trial = trial
         self.monitor = monitor
-        self._best = math.inf
+        self._better = better_of(trial.study)
+        self._values: list[float] = []
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Report; a trial that has trained its last epoch is complete, however it did.
@@ -70,13 +70,14 @@ class Report(L.Callback):
         Raises:
             Pruned: the trial is hopeless.
         """
-        if self.monitor not in trainer.callback_metrics:  # validation may come every few epochs
+        metrics: dict[str, float] = pl_module.epoch_metrics  # type: ignore[assignment]
+        if self.monitor not in metrics:  # validation may come every few epochs
             return
-        epoch, value = trainer.current_epoch + 1, trainer.callback_metrics[self.monitor].item()
-        self._best = min(self._best, value)
+        epoch, value = trainer.current_epoch + 1, metrics[self.monitor]
+        self._values.append(value)
         self.trial.report(value, step=epoch)
         if epoch != trainer.max_epochs and self.trial.should_prune():
-            raise Pruned(epoch, self._best)
+            raise Pruned(epoch, self._better(self._values))
 
 
 # Optuna's own way for several processes that may be killed (RDBStorage on sqlite with a heartbeat,
@@ -95,6 +96,7 @@ class Search:
         folder: made where there is none; its name is the study's.
         space: of `digitsum.tuning.space.build_space`.
         settings: everything else that must be the same for all trials, by name; plain values.
+        direction: `minimize` or `maximize` what trials report.
         seed: of the proposals, 0 or more. Each trial's depend on it, on the trial's number and on the trials before:
             processes never draw alike, and one alone draws the same again.
         startup_trials: how many trials are complete before the first is pruned, 0 or more.
@@ -115,6 +117,7 @@ class Search:
         space: "dict[str, optuna.distributions.BaseDistribution]",
         settings: dict[str, Any],
         *,
+        direction: Literal["minimize", "maximize"] = "minimize",
         seed: int = 0,
         startup_trials: int = 5,
         warmup_epochs: int = 1,
@@ -138,6 +141,7 @@ class Search:
                 self.study = optuna.create_study(
                     storage=optuna.storages.JournalStorage(journal),
                     study_name=folder.name,
+                    direction=direction,
                     pruner=optuna.pruners.MedianPruner(startup_trials, warmup_epochs),
                     load_if_exists=True,
                 )
