@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 # dashed by the reference's wish; the dashes tell it apart where the red does not.
 BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#707070", "#D62728"
 
+OWN_STYLE = "default"
+"""Figures look alike on every machine: what a user's matplotlibrc says, LaTeX for all text say, is not theirs."""
+
 
 @contextmanager
 def tolerate_failure(name: str) -> Iterator[None]:
@@ -32,6 +36,7 @@ def tolerate_failure(name: str) -> Iterator[None]:
         log.warning("%s cannot be drawn: %s", name, " ".join(f"{type(error).__name__}: {error}".split()))
 
 
+@style.context(OWN_STYLE)
 def write_figure(path: Path, figure: Figure) -> None:
     """Write a figure as PNG to `path`, whole or not at all."""
     content = io.BytesIO()
@@ -40,6 +45,7 @@ def write_figure(path: Path, figure: Figure) -> None:
         file.write(content.getvalue())
 
 
+@style.context(OWN_STYLE)
 def loss_figure(epochs: np.ndarray, train_mse: np.ndarray, val_mse: np.ndarray, baseline_mse: float) -> Figure:
     """Training and validation error over epochs; on a logarithmic axis where it falls to a thirtieth or less.
 
@@ -66,6 +72,7 @@ def loss_figure(epochs: np.ndarray, train_mse: np.ndarray, val_mse: np.ndarray, 
     return figure
 
 
+@style.context(OWN_STYLE)
 def scatter_figure(target: np.ndarray, preds: np.ndarray, title: str, *, total: int | None = None) -> Figure:
     """Actual against predicted sums, with the line of the perfect prediction and the band of +-5.
 
@@ -95,6 +102,7 @@ def scatter_figure(target: np.ndarray, preds: np.ndarray, title: str, *, total: 
     return figure
 
 
+@style.context(OWN_STYLE)
 def predictions_figure(
     images: np.ndarray, preds: np.ndarray, target: np.ndarray | None, title: str, names: Sequence[str] | None = None
 ) -> Figure:
@@ -118,6 +126,7 @@ def predictions_figure(
     return figure
 
 
+@style.context(OWN_STYLE)
 def canvases_figure(images: np.ndarray, sums: np.ndarray, title: str) -> Figure:
     """Images `(N, H, W)` uint8 with their sums `(N,)`; `N` of 1 or more."""
     figure, panels = _grid(images, title)
@@ -140,6 +149,7 @@ def _grid(images: np.ndarray, title: str) -> tuple[Figure, list[Axes]]:
     return figure, panels[: len(images)]
 
 
+@style.context(OWN_STYLE)
 def sequences_figure(
     images: np.ndarray,
     probs: np.ndarray,
@@ -183,6 +193,7 @@ def sequences_figure(
     return figure
 
 
+@style.context(OWN_STYLE)
 def reliability_figure(
     confidence: np.ndarray,
     accuracy: np.ndarray,
@@ -223,6 +234,7 @@ def reliability_figure(
     return figure
 
 
+@style.context(OWN_STYLE)
 def speeds_figure(
     panels: Mapping[str, Mapping[str, Sequence[float]]], limits: Mapping[str, float], title: str
 ) -> Figure:
@@ -259,6 +271,7 @@ def speeds_figure(
     return figure
 
 
+@style.context(OWN_STYLE)
 def scaling_figure(sizes: Sequence[int], curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> Figure:
     """What depends on the number of training images, on a logarithmic axis: medians, and every round as a dash.
 

@@ -21,6 +21,8 @@ from digitsum.training.signals import Interrupted
 
 log = logging.getLogger("digitsum")
 
+os.environ["MPLBACKEND"] = "agg"  # scripts draw into files, whatever screen there is or is said to be
+
 
 def print_help_and_exit(text: str | None) -> None:
     """Print a script's docstring and exit if help was asked for; before the imports that take seconds."""

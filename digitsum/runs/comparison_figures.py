@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, style
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from digitsum.figures import BLUE, GREY, ORANGE
+from digitsum.figures import BLUE, GREY, ORANGE, OWN_STYLE
 from digitsum.runs.comparison import printable
 
 # the rest of the Okabe-Ito palette but its yellow, which is too pale for lines
@@ -20,6 +20,7 @@ _MAX_SETTINGS = 12
 _MAX_TICKS = 8
 
 
+@style.context(OWN_STYLE)
 def curves_figure(groups: Sequence[tuple[str, Sequence[np.ndarray]]], title: str) -> Figure:
     """Validation error over epochs, a colour for each group; of many groups the first few, and the others in grey.
 
@@ -67,6 +68,7 @@ def curves_figure(groups: Sequence[tuple[str, Sequence[np.ndarray]]], title: str
     return figure
 
 
+@style.context(OWN_STYLE)
 def settings_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, score_name: str, title: str) -> Figure:
     """The score against each setting: every run, and the mean over all runs with the same value.
 
@@ -126,6 +128,7 @@ def settings_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, s
     return figure
 
 
+@style.context(OWN_STYLE)
 def parallel_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, score_name: str, title: str) -> Figure:
     """A line for each row of the comparison through its settings to its score, coloured by the score.
 

@@ -1,5 +1,6 @@
 """What lets a run be stopped at any moment and go on as if it had not been: random states, places, events."""
 
+import csv
 import time
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from digitsum.data.batches import Batches
@@ -176,6 +177,22 @@ class Resumable(Checkpoint):
         (signum,) = all_reduce_max(trainer, self.signals.pending)
         if signum:
             self.signals.act(signum)
+
+
+def keep_logged_rows(logger: CSVLogger, step: int) -> None:
+    """Keep of a run's `metrics.csv` what was logged up to `step`, which Lightning's logger would delete.
+
+    To be called before anything is logged. The summary at a run's end (`test/...`) will be logged again.
+    """
+    path = Path(logger.log_dir, "metrics.csv")
+    rows: list[dict[str, Any]] = []
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+    logger.experiment.metrics = [
+        row for row in rows if int(row["step"]) <= step and not any(name.startswith("test/") for name in row)
+    ]
+    logger.save()
 
 
 def all_reduce_max(trainer: L.Trainer, *wishes: int) -> list[int]:

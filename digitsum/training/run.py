@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from digitsum.data.datamodule import SumDataModule
 from digitsum.evaluation.evaluate import Evaluation, predict
@@ -18,7 +18,7 @@ from digitsum.models.checkpoints import read_checkpoint
 from digitsum.models.module import SumModule
 from digitsum.runs.locate import METRICS_FILE
 from digitsum.training.callbacks import EpochTimer, MetricsHistory
-from digitsum.training.resume import end_processes
+from digitsum.training.resume import end_processes, keep_logged_rows
 
 SUMMARY_SUFFIX = ".summary"
 """How the name of the TensorBoard file ends that holds what is logged at the end; a resumed run writes it anew."""
@@ -52,6 +52,8 @@ def train(
         To be called in all processes of a run; it returns the same in each, and the first one alone writes.
     """
     begin, checkpoint = time.perf_counter(), _callback(trainer, ModelCheckpoint)
+    if isinstance(trainer.logger, CSVLogger) and ckpt_path is not None and trainer.is_global_zero:
+        keep_logged_rows(trainer.logger, int(read_checkpoint(ckpt_path)["global_step"]))
     if trainer.logger is not None:
         trainer.logger.log_hyperparams(hparams)
     trainer.fit(module, datamodule=datamodule, ckpt_path=ckpt_path, weights_only=True)

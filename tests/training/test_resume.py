@@ -453,3 +453,12 @@ def test_the_readers_recipe_with_augmentation_is_resumed_in_its_middle(
     assert run("stopped").code == 143
     assert resume("stopped").code == 0
     assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", [3, 7, 12])
+def test_the_csv_loggers_rows_are_those_of_the_whole_run(run, resume, stop_at, tmp_path, step):
+    assert run("whole", "logger=csv").code == 0
+    stop_at(step, signal.SIGTERM)
+    assert run("cut", "logger=csv").code == 143
+    assert resume("cut").code == 0
+    assert (tmp_path / "cut" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
