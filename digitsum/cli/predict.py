@@ -10,7 +10,7 @@ from digitsum.cli.build import build_trainer, composing_bar, register, settings_
 from digitsum.cli.console import log, log_written
 from digitsum.cli.project import PROJECT
 from digitsum.data.batches import Batches
-from digitsum.data.datamodule import ComposedData, SumDataModule, data_of
+from digitsum.data.datamodule import ArraysData, SumDataModule, data_of
 from digitsum.data.glyphs import SPLITS
 from digitsum.data.pictures import SUFFIXES, PictureBatches, find_pictures
 from digitsum.data.shards import SumDataset, has_shards, open_array, open_shards
@@ -91,9 +91,8 @@ def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> tuple[d
     """The data that the checkpoint was trained on, found again or composed anew on this machine, and their folders."""
     places = {"root": cfg.data_root, "mnist_root": cfg.mnist_root, "datasets_dir": f"{cfg.outputs_dir}/datasets"}
     data = data_of(checkpoint.get("datamodule_hyper_parameters", {}).get("data"), places, path)
-    composed = isinstance(data, ComposedData)
-    datamodule = SumDataModule(data, progress=composing_bar(data) if composed else None)
-    if not composed and not is_folder(datamodule.folder):
+    datamodule = SumDataModule(data, progress=composing_bar(data))
+    if isinstance(data, ArraysData) and not is_folder(datamodule.folder):
         raise InputError(
             f"{datamodule.folder}: found no folder; give the place of the run's data with data_root=FOLDER"
         )
