@@ -81,22 +81,17 @@ class BestCheckpoint(ModelCheckpoint):
 class LearningRateLogger(L.Callback):
     """Logs the learning rate that the next batch learns with, as `lr`, every `log_every_n_steps` steps.
 
-    Lightning's `LearningRateMonitor` names it after the optimiser, counts the steps from one less, and logs only when
-    the next batch begins: after the checkpoint of the step, with which a resumed run would have the value twice.
+    Lightning's `LearningRateMonitor` names it after the optimiser, counts one step less, and logs when the next batch
+    begins. That is after the checkpoint of the step: a resumed run would have the value twice.
     """
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log it; the schedule has already stepped."""
-        every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (
-            trainer.logger is not None
-            and every
-            and trainer.global_step % every == 0
-            and has_stepped(trainer, batch_idx)
-        ):
-            trainer.logger.log_metrics({"lr": trainer.optimizers[0].param_groups[0]["lr"]}, step=trainer.global_step)
+        every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
+        if trainer.logger is not None and every and step % every == 0 and has_stepped(trainer, batch_idx):
+            trainer.logger.log_metrics({"lr": trainer.optimizers[0].param_groups[0]["lr"]}, step=step)
 
 
 def has_stepped(trainer: L.Trainer, batch_idx: int) -> bool:

@@ -65,8 +65,8 @@ class Resumable(Checkpoint):
         self.signals.deferred = True
         self._saved = time.monotonic()
         if isinstance(trainer.logger, TensorBoardLogger) and trainer.is_global_zero:
-            # as SummaryWriter's own purge_step, which it must know earlier: whoever reads the events forgets those that
-            # a killed process logged after the checkpoint
+            # what SummaryWriter does with a purge_step, which it would have to know earlier: whoever reads the events
+            # forgets those that a killed process logged after the checkpoint
             start = SessionLog(status=SessionLog.START)
             trainer.logger.experiment.file_writer.add_event(Event(step=trainer.global_step + 1, session_log=start))
         if self._restored is None:

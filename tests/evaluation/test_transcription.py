@@ -1,4 +1,4 @@
-"""Readings against what was drawn, and that nothing which trains a model can know what was drawn."""
+"""Digit sequences against what was drawn, and that nothing which trains a model can know what was drawn."""
 
 import ast
 import io
@@ -180,7 +180,7 @@ def accuracy_of(*rows):
     return accuracy.report()
 
 
-def test_readings_made_by_hand_have_the_figures_worked_out_by_hand():
+def test_sequences_made_by_hand_have_the_figures_worked_out_by_hand():
     assert accuracy_of((0, 1, 2, 3)) == {
         "sequences": 1 / 4,
         "sequences_but_zeros": 1 / 4,
@@ -249,12 +249,12 @@ def reached_from(name):
     return reached
 
 
-def test_predictions_alone_import_the_readings():
+def test_predictions_alone_import_the_truth():
     users = {name for name, path in ours().items() if "digitsum.evaluation.transcription" in imported_by(path)}
     assert users == {"digitsum.evaluation.predict", "predict"}
 
 
-def test_no_import_leads_from_training_to_the_readings():
+def test_no_import_leads_from_training_to_the_truth():
     reached = reached_from("train")
     assert {
         "digitsum.training.run",
@@ -267,7 +267,7 @@ def test_no_import_leads_from_training_to_the_readings():
     assert "digitsum.evaluation.transcription" in reached_from("predict")
 
 
-def test_no_config_names_the_readings():
+def test_no_config_names_the_truth():
     for path in ROOT.glob("conf/**/*.yaml"):
         assert not re.search(r"evaluation\.(transcription|predict)", path.read_text()), path
 

@@ -219,7 +219,7 @@ def test_a_process_without_an_image_of_a_batch_has_answers_of_none_and_a_gradien
     module.training_step(batch | {"loss_weight": 0.0}, 0).backward()
     assert all(torch.equal(parameter.grad, torch.zeros_like(parameter)) for parameter in module.parameters())
     assert len(module.validation_step(batch, 0)) == 0
-    prediction = module.predict_step(batch, 0)
+    prediction = module.predict(batch["images"])
     assert isinstance(prediction, Prediction)
     assert len(prediction.estimate) == 0
 

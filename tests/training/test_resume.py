@@ -441,9 +441,7 @@ def test_an_interval_must_be_positive_in_python_too(tmp_path):
         Resumable(tmp_path / "x", Signals(), every_n_steps=-1)
 
 
-def test_the_readers_recipe_with_augmentation_is_resumed_in_its_middle(
-    command, resume, stop_at, tmp_path, datasets_dir
-):
+def test_the_readers_augmented_recipe_is_resumed_in_its_middle(command, resume, stop_at, tmp_path, datasets_dir):
     def run(folder):
         places = (f"outputs_dir={tmp_path}", f"data.datasets_dir={datasets_dir}", f"hydra.run.dir={tmp_path / folder}")
         return command(train.main, *TINY_READER, "trainer.max_epochs=2", *places)
