@@ -1,0 +1,252 @@
+"""What scripts/benchmark.py measures with torch: ours, the textbook's, and the machine's limit.
+
+python scripts/benchmarks/in_torch.py training/bare '{"data": "FOLDER", ...}'     (see turns.py)
+"""
+
+import functools
+import itertools
+import json
+import os
+import re
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+from torch.utils.benchmark import Timer
+from torch.utils.data import DataLoader, TensorDataset
+
+from digitsum.cli.console import tune_malloc
+from digitsum.data.augmentation import Augmentation
+from digitsum.data.batches import Batches
+from digitsum.data.canvases import Layout, compose
+from digitsum.data.glyphs import load_glyph_pools
+from digitsum.data.shards import SumDataset, open_shards
+
+Found = dict[str, Any]
+
+
+@dataclass
+class Rows:
+    """Every row that is measured with torch, a method each, which returns what it found.
+
+    What takes long to import is imported in the methods: a row waits for its own.
+
+    Args: see `benchmarks.turns`.
+    """
+
+    data: str
+    scratch: str
+    device: str
+    warmup: int
+    steps: int
+    seconds: float
+    sides: tuple[int, ...] = (1024, 2048, 4096)  # of the square matrices whose products are the limit
+
+    def training_textbook(self) -> None:
+        """Tutorial code, with Lightning's own logger and checkpoint; the clock prints what it found."""
+        limits = {"max_epochs": 1, "limit_train_batches": self.warmup + self.steps}
+        module, trainer = self._textbook(callbacks=[step_clock(self.warmup)], **limits)
+        trainer.fit(module, textbook_loader(self._split("train"), shuffle=True))
+
+    def training_bare(self) -> Found:
+        """Our network, loss, optimiser and batches in a loop of a few lines."""
+        return {"value": 64 / mean(seconds_of(self._step("two_conv"), 10 * self.seconds))}
+
+    def training_limit(self) -> Found:
+        """How many images the machine could learn from if all it did were its best matrix product, in float32.
+
+        Every operation of the textbook's network is counted: a way that skips some of them can be faster than this.
+        """
+        from torch.utils.flop_counter import FlopCounterMode
+
+        from digitsum.models.two_conv import TwoConv, TwoConvSettings
+
+        image_size, best = self._split("train").images.image_size, 0.0
+        with FlopCounterMode(display=False) as counter:
+            TwoConv(image_size, TwoConvSettings(fast=False))(torch.zeros(1, *image_size)).sum().backward()
+        flops = counter.get_total_flops()
+        torch.backends.cuda.matmul.allow_tf32 = True  # as convolutions on a GPU do without being told
+        for side in self.sides:
+            product = functools.partial(torch.mm, *torch.randn(2, side, side, device=self.device))
+            best = max(best, 2 * side**3 / min(seconds_of(product, self.seconds)))
+        return {"value": best / flops, "gflop_per_second": best / 1e9, "gflop_per_image": flops / 1e9}
+
+    def prediction_ours(self) -> Found:
+        """What scripts/predict.py does with a folder of shards, until predictions.csv is complete; figures apart."""
+        import lightning as L
+
+        from digitsum.evaluation.predict import write_predictions
+        from digitsum.models.module import SumModule
+
+        trainer, folder = L.Trainer(accelerator=self.device, devices=1, logger=False), Path(self.scratch, "predictions")
+        for val in (self._split("val", 256), self._split("val")):  # the first one warms up
+            module, begin = SumModule("two_conv", val.images.image_size).eval(), time.time()
+            write_predictions(trainer, module, {"input": Batches(val, 64)}, folder)
+        end, table = time.time(), (folder / "predictions.csv").stat().st_mtime
+        return {"value": len(val) / (table - begin), "figures_seconds": end - table}
+
+    def prediction_textbook(self) -> Found:
+        """`Trainer.predict` of the tutorial code, which collects the answers and writes nothing."""
+        module, trainer = self._textbook(logger=False)
+        for val in (self._split("val", 256), self._split("val")):  # the first one warms up
+            loader, begin = textbook_loader(val), time.time()
+            trainer.predict(module, loader)
+        return {"value": len(val) / (time.time() - begin)}
+
+    def loading_ours(self) -> Found:
+        """Whole epochs of shuffled batches off the memory map, uint8."""
+        return self._loading(Batches(self._split("train"), 64, shuffle_seed=0))
+
+    def loading_textbook(self, **options: Any) -> Found:
+        """The same off a TensorDataset, float."""
+        return self._loading(textbook_loader(self._split("train"), shuffle=True, **options))
+
+    loading_workers = functools.partialmethod(loading_textbook, num_workers=2, persistent_workers=True)
+
+    def composing_ours(self) -> Found:
+        """Canvases of the default layout, on one core."""
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+        pool, starts = load_glyph_pools("bundled")["train"], itertools.count(step=1_000)
+        canvases = functools.partial(compose, Layout(), pool, seed=0, stream=0, count=1_000)
+        return {"value": 1_000 / mean(seconds_of(lambda: canvases(start=next(starts)), self.seconds))}
+
+    def profile_step(self) -> Found:
+        """Where the time of a bare step goes, by torch's profiler: what takes longest, and everything else."""
+        step = self._step("two_conv")
+        seconds_of(step, self.seconds)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+            begin = time.time()
+            deque((step() for _ in range(self.steps)), maxlen=0)
+            value = self.steps * 64 / (time.time() - begin)
+        spent = {f"{event.key} ms": event.self_cpu_time_total / self.steps / 1e3 for event in profiler.key_averages()}
+        longest = sorted(spent, key=lambda name: -spent[name])
+        rest = sum(spent[name] for name in longest[10:])
+        return {"value": value, **{name: spent[name] for name in longest[:10]}, "everything else ms": rest}
+
+    def reader_step(self) -> Found:
+        """A training step of the reader as experiment=reader has it, and the share of it that its loss takes."""
+        step = self._step("reader", Augmentation(scale=0.1, shear=0.2, shift=2, elastic=1.2))
+        whole, loss = (median(seconds_of(function, 5 * self.seconds)) for function in (step, step()))
+        return {"value": 64 / whole, "step_ms": whole * 1e3, "loss_ms": loss * 1e3, "loss_share": loss / whole}
+
+    def _split(self, name: str, most: int | None = None) -> SumDataset:
+        """The images and sums of `train` or `val`, or the first of them."""
+        found = open_shards(Path(self.data, name))
+        return SumDataset(found.images, found.sums, found.index[:most])
+
+    def _step(self, network: str, augment: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Callable[[], Any]:
+        """A training step of 64 images, others each time; in bfloat16 where it is told to `augment` them.
+
+        It returns what does the step's loss alone again, forward and backward.
+        """
+        from digitsum.models.module import SumModule
+
+        train = self._split("train")
+        batches = itertools.chain.from_iterable(itertools.repeat(Batches(train, 64, shuffle_seed=0)))
+        torch.manual_seed(0)
+        module = SumModule(network, train.images.image_size).to(self.device)
+        optimizer: Any = module.configure_optimizers()
+
+        def step() -> Callable[[], None]:
+            batch = next(batches)
+            images, sums = batch["images"].to(self.device), batch["sums"].to(self.device)
+            with torch.autocast(self.device, torch.bfloat16, enabled=augment is not None):
+                output = module.net(augment(images) if augment else images)
+                loss = module.net.loss(output, sums)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return lambda: module.net.loss(output.detach().requires_grad_(), sums).backward()
+
+        return step
+
+    def _textbook(self, **options: Any) -> Any:
+        """The tutorial's LightningModule, and its Trainer: as it comes, but on one device."""
+        import lightning as L
+
+        from digitsum.models.two_conv import TwoConv, TwoConvSettings
+
+        class Textbook(L.LightningModule):
+            def __init__(self, image_size: tuple[int, int]) -> None:
+                super().__init__()
+                self.net = TwoConv(image_size, TwoConvSettings(fast=False)).to(
+                    memory_format=torch.contiguous_format
+                )  # NCHW
+
+            def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+                loss = torch.nn.functional.mse_loss(self.net(batch[0]), batch[1])
+                self.log("train_loss", loss)
+                return loss
+
+            def predict_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+                return self.net(batch[0])
+
+            def configure_optimizers(self) -> torch.optim.Optimizer:
+                return torch.optim.Adam(self.parameters(), lr=1e-3)
+
+        trainer = L.Trainer(accelerator=self.device, devices=1, default_root_dir=self.scratch, **options)
+        return Textbook(self._split("train").images.image_size), trainer
+
+    def _loading(self, batches: Any) -> Found:
+        seconds = mean(seconds_of(lambda: deque(batches, maxlen=0), self.seconds))
+        return {"value": len(self._split("train")) / seconds}
+
+
+def seconds_of(function: Callable[[], Any], at_least: float) -> list[float]:
+    """How long `function` takes, after it has warmed up: again and again for `at_least` so many seconds."""
+    timer = Timer("function()", globals={"function": function}, num_threads=torch.get_num_threads())
+    return timer.blocked_autorange(min_run_time=at_least).times
+
+
+def step_clock(warmup: int) -> Any:
+    """A callback that times the steps of a training after `warmup`, and prints what it found as a line of JSON.
+
+    `value`, in images per second, is from the end of an epoch's first step to the end of its last. The clock waits for
+    a GPU at these ends and not between.
+    """
+    from lightning.pytorch.callbacks import LambdaCallback
+
+    ends: list[tuple[float, int, int]] = []  # when, the number of the batch in its epoch, how many images it has
+
+    def on_train_batch_end(trainer: Any, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if torch.cuda.is_initialized() and batch_idx + 1 in (1, warmup, trainer.num_training_batches):
+            torch.cuda.synchronize()
+        ends.append((time.time(), batch_idx, len(batch["images"] if isinstance(batch, dict) else batch[0])))
+
+    def on_fit_end(trainer: Any, module: Any) -> None:
+        end_of_epoch = time.time() - ends[-1][0]
+        steps = [(images, b - a) for (a, *_), (b, number, images) in itertools.pairwise(ends[warmup - 1 :]) if number]
+        images, seconds = (sum(column) for column in zip(*steps, strict=True))
+        found = {"value": images / seconds, "end_of_epoch_seconds": end_of_epoch, "peak_mb": own_memory()}
+        print(json.dumps({**found, "threads": torch.get_num_threads(), "first_step": ends[0][0]}))
+
+    return LambdaCallback(on_train_batch_end=on_train_batch_end, on_fit_end=on_fit_end)
+
+
+def own_memory(status: Path = Path("/proc/self/status")) -> float | None:
+    """The process's own memory in MB, without mapped files; under `tune_malloc` also its peak. None but on Linux."""
+    found = re.search(r"RssAnon:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 / 1e6 if found else None
+
+
+def textbook_loader(split: SumDataset, **options: Any) -> Any:
+    """The tutorial's batches of 64, of images and sums that are kept in memory as float."""
+    assert split.sums is not None
+    tensors = TensorDataset(split.images.gather(split.index) / 255, split.sums[split.index].float())
+    return DataLoader(tensors, 64, **options)
+
+
+if __name__ == "__main__":
+    row = sys.argv[1].replace("/", "_")
+    if not row.endswith(("_textbook", "_workers", "_limit")):
+        tune_malloc()  # as every script of ours does
+    found = getattr(Rows(**json.loads(sys.argv[2])), row)()
+    if found:
+        print(json.dumps({**found, "threads": torch.get_num_threads()}))
