@@ -143,14 +143,22 @@ def fake_run(folder, mae=2.0, *, curve=None, **settings):
     return folder
 
 
+STRANGE = "Bob's digits (1) a=b, x,y [é] {$HOME} `#` \\"
+"""A folder's name with whatever a shell or Hydra takes for its own."""
+
+
 def pasted(command):
-    """What the script of a printed command gets: its path, and by key the values that Hydra makes of its words."""
+    """The words that a program gets of a printed command."""
     code = "import json, sys; print(json.dumps(sys.argv[1:]))"
-    stub = f'python() {{ {shlex.join([sys.executable, "-c", code])} "$@"; }}'
-    done = subprocess.run(["bash", "-c", f"{stub}\n{command}"], capture_output=True, text=True, check=True)
-    script, *words = json.loads(done.stdout)
+    stubs = (f'{name}() {{ {shlex.join([sys.executable, "-c", code])} "$@"; }}' for name in ("python", "tensorboard"))
+    script = "\n".join([*stubs, command])
+    return json.loads(subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout)
+
+
+def parsed(words):
+    """What Hydra makes of words, by key."""
     overrides = OverridesParser.create().parse_overrides(words)
-    return script, dict(OmegaConf.create({override.key_or_group: override.value() for override in overrides}))
+    return dict(OmegaConf.create({override.key_or_group: override.value() for override in overrides}))
 
 
 SPACE = {

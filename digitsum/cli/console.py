@@ -87,8 +87,8 @@ def run_script(main: Callable[[], Any], config_name: str = "") -> None:
 def report_user_errors(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Decorate a Hydra task: a user's mistake goes to the job's log in one line.
 
-    In a multirun it is raised again, so that Hydra counts the job as failed and goes on to the next; alone it ends the
-    program. `debug=true` leaves every exception alone.
+    In a multirun it is raised again, so that Hydra counts the job as failed and goes on to the next; a single run ends
+    with it. `debug=true` leaves every exception as it is.
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
@@ -139,7 +139,7 @@ def one_line(error: BaseException) -> str:
     if re.search("'hydra/launcher/submitit_(slurm|local)'", text):
         return "this launcher needs submitit; install it with: pip install -e '.[slurm]' -c constraints.txt"
     lines = [line.strip() for line in text.splitlines()]
-    # the object's type is of use to a programmer alone
+    # the object's type is of use to programmers only
     return "; ".join(line for line in lines if line and not line.startswith(("object_type=", "reference_type=")))
 
 
@@ -247,7 +247,7 @@ def _silence_known_messages() -> None:
         ".*does not have many workers.*",  # data in memory maps is gathered faster without worker processes
         ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",  # inside Lightning
         ".*Experiment logs directory .* exists.*",  # it is the run's own folder, made by Hydra
-        ".*Checkpoint directory .* exists and is not empty.*",  # likewise
+        ".*Checkpoint directory .* exists and is not empty.*",  # it is the resumed run's
     ):
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_news)

@@ -60,7 +60,7 @@ def from_rank_zero(name: str, make: Callable[[], str]) -> str:
     Raises:
         InputError: whatever `make` raised in the first process, which says what it was.
     """
-    if "TORCHELASTIC_RUN_ID" not in os.environ:  # alone, or started by Lightning when the first one has done its part
+    if "TORCHELASTIC_RUN_ID" not in os.environ:  # a single one, or Lightning starts others after this
         return make()
     from torch.distributed.rendezvous import rendezvous
 
@@ -92,7 +92,7 @@ def _run_folder(outputs_dir: str, resume: str | None) -> str:
 
 
 def job_folder(number: int, overrides: list[str]) -> str:
-    """A sweep job's folder: its number and what differs, in letters, digits, `.`, `_` and `-` alone.
+    """A sweep job's folder: its number and what differs, in nothing but letters, digits, `.`, `_` and `-`.
 
     Example:
         >>> job_folder(3, ["model.lr=0.0003", "seed=1"])

@@ -18,8 +18,10 @@ from omegaconf import DictConfig
 
 from digitsum.cli.build import composing_bar, register, settings_of
 from digitsum.cli.console import one_line, prepare_process
+from digitsum.cli.output_dirs import writable
 from digitsum.cli.overrides import shell_quote, shell_words, unless_default
 from digitsum.data.datamodule import ComposedData, SumDataModule
+from digitsum.errors import InputError
 from digitsum.files import read_json, write_json
 from digitsum.metrics import monitor_mode
 from digitsum.training.signals import Signals
@@ -55,24 +57,28 @@ class SweepReport(Callback):
         """Count the jobs and compose the data that they share.
 
         Raises:
-            SystemExit: there is no Slurm here.
+            SystemExit: there is no Slurm here, or the sweep's folder cannot be written: no InputError, because Hydra
+                turns a callback's exceptions into warnings.
         """
         launcher = config.hydra.launcher._target_
         if launcher.endswith("SlurmLauncher") and shutil.which("srun") is None:
-            # no InputError: Hydra turns a callback's exceptions into warnings
             sys.exit("error: hydra/launcher: expected a machine of a Slurm cluster, found no srun; leave it out")
+        try:
+            folder = Path(writable(config.hydra.sweep.dir))
+        except InputError as error:
+            sys.exit(f"error: {error}")
         words = [*(f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items())]
         overrides = OverridesParser.create().parse_overrides([*words, *config.hydra.overrides.task])
         self.count = sum(map(len, BasicSweeper.split_arguments(overrides, None)))
         self._monitor, self._outputs_dir, self._begin = config.monitor, config.outputs_dir, time.time()
-        for path in Path(config.hydra.sweep.dir).glob(f"*/{JOB_FILE}"):
+        for path in folder.glob(f"*/{JOB_FILE}"):
             path.unlink()  # of the same sweep, when it was cut short
         data, one_device = settings_of(config.data), config.trainer.devices == config.trainer.num_nodes == 1
         if isinstance(data, ComposedData) and one_device:  # any other sweep is refused by its first job
             with Signals().listening():  # a signal leaves no data set unfinished
                 SumDataModule(data, progress=composing_bar(data)).prepare_data()
         if ".submitit_launcher." in launcher:
-            threading.Thread(target=self._follow, args=(Path(config.hydra.sweep.dir),)).start()
+            threading.Thread(target=self._follow, args=(folder,)).start()
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave the console to this object: a job's own lines are in its log."""
@@ -84,7 +90,7 @@ class SweepReport(Callback):
                     handler.setLevel(logging.CRITICAL)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Write down what became of the job, and say it."""
+        """Write down what became of the job, and print it."""
         if not self.count:
             return
         done = job_return.status == JobStatus.COMPLETED
@@ -107,25 +113,25 @@ class SweepReport(Callback):
     def _follow(self, folder: Path) -> None:
         """Tell of the jobs of other machines until all have ended, or the main thread has."""
         print(f"the jobs' output goes to {folder}/.submitit; Ctrl-C does not stop jobs that Slurm has, scancel does")
-        before, told = set(folder.glob(SUBMITTED)), set[Path]()
+        before, seen = set(folder.glob(SUBMITTED)), set[Path]()
         over = False
-        while len(told) < self.count and not over:
+        while len(seen) < self.count and not over:
             threading.main_thread().join(1)
             if over := not threading.main_thread().is_alive():
                 for path in folder.glob("*/"):  # a network file system answers from its cache for a minute otherwise
                     with suppress(OSError):  # some refuse it
                         path.chmod(path.stat().st_mode)
-            for path in sorted(set(folder.glob(f"*/{JOB_FILE}")) - told, key=lambda path: path.stat().st_mtime):
-                told.add(path)
-                self._tell(path, len(told))
-        if len(told) < self.count and set(folder.glob(SUBMITTED)) - before:
+            for path in sorted(set(folder.glob(f"*/{JOB_FILE}")) - seen, key=lambda path: path.stat().st_mtime):
+                seen.add(path)
+                self._tell(path, len(seen))
+        if len(seen) < self.count and set(folder.glob(SUBMITTED)) - before:
             print(
-                f"{self.count - len(told)} of {self.count} jobs have not ended here; look for them with squeue. When "
+                f"{self.count - len(seen)} of {self.count} jobs have not ended here; look for them with squeue. When "
                 f"none is left, go on with the same command and {shell_words(**{'hydra.sweep.dir': folder})}"
             )
 
     def _tell(self, file: Path, ended: int) -> None:
-        """Say what became of a job, how many are left, and until when; and of the last one what came of them all."""
+        """Print what became of a job, how many are left, and until when; and of the last one what came of them all."""
         job = read_json(file)
         left = self.count - ended
         end = datetime.now() + timedelta(seconds=(time.time() - self._begin) / ended * left)

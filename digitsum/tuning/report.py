@@ -112,7 +112,7 @@ def _write_figures(study: "Study", folder: Path, monitor: str) -> None:
     if values:
         figures |= {"history": plots.plot_optimization_history, "slices": plots.plot_slice}
     if len(set(values)) > 1:  # importance is of differences
-        # Optuna's default looks at the few best trials alone, and overlooks choices among a few values
+        # Optuna's default looks at nothing but the few best trials, and overlooks choices among a few values
         evaluator = FanovaImportanceEvaluator(seed=0)
         figures["importances"] = functools.partial(plots.plot_param_importances, evaluator=evaluator)
     for name, plot in figures.items():

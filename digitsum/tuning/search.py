@@ -98,7 +98,7 @@ class Search:
         settings: everything else that must be the same for all trials, by name; plain values.
         direction: `minimize` or `maximize` what trials report.
         seed: of the proposals, 0 or more. Each trial's depend on it, on the trial's number and on the trials before:
-            processes never draw alike, and one alone draws the same again.
+            processes never draw alike, and a single one draws the same again.
         startup_trials: how many trials are complete before the first is pruned, 0 or more.
         warmup_epochs: how many epochs each trial gets, 1 or more: networks stand still in their first ones, and who
             leaves that plateau first is chance.
@@ -196,7 +196,7 @@ class Search:
     def tell(self, trial: "optuna.Trial", value: float | None = None, reason: str | None = None) -> None:
         """Finish a trial: complete with a value, failed for a reason, or pruned where there is neither.
 
-        Of the trials that are finished the best alone keeps its checkpoints: they fill the disk, and any trial can be
+        Of the trials that are finished only the best keeps its checkpoints: they fill the disk, and any trial can be
         run again.
         """
         if reason is not None:

@@ -1,6 +1,8 @@
 """The study that processes share, any of which may be killed at any moment."""
 
 import fcntl
+import multiprocessing
+import random
 import threading
 import time
 from types import SimpleNamespace
@@ -10,7 +12,7 @@ from conftest import SPACE
 
 from digitsum.errors import InputError
 from digitsum.tuning.report import state_of
-from digitsum.tuning.search import Pruned, Report
+from digitsum.tuning.search import Pruned, Report, Search
 from digitsum.tuning.space import build_space
 
 
@@ -175,3 +177,44 @@ def test_the_best_trial_alone_keeps_its_checkpoints(search):
             (opened.folder_of(trial.number) / "checkpoints").mkdir()
             opened.tell(trial, value)
     assert [opened.folder_of(number).joinpath("checkpoints").exists() for number in range(3)] == [False, True, False]
+
+
+def work(folder, num_trials):
+    """Search until enough trials are finished; in a process of its own."""
+    found = Search(folder, build_space(SPACE), {"seed": 0})
+    while True:
+        with found.next_trial(num_trials) as trial:
+            if trial is None:
+                return
+            for epoch in range(3):
+                trial.report(1.0, epoch)
+                time.sleep(0.02)
+            found.tell(trial, 1.0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_two_processes_killed_at_any_moment_finish_as_many_trials_as_asked_for_and_repeat_what_was_lost(
+    search, tmp_path
+):
+    context, draw = multiprocessing.get_context("fork"), random.Random(0)
+    search()
+    running = []
+    for _ in range(30):
+        while len(running) < 2:
+            running.append(context.Process(target=work, args=(tmp_path / "study", 200)))
+            running[-1].start()
+        time.sleep(draw.uniform(0.01, 0.3))
+        process = running.pop(draw.randrange(2))
+        process.kill()
+        process.join()
+    running[0].join(timeout=120)
+    trials = search().study.trials
+    found = [state_of(trial) for trial in trials]
+    assert found.count("complete") == 200
+    assert found.count("interrupted") == len(trials) - 200 > 10
+    lost = {trial.number: trial.params for trial in trials if state_of(trial) == "interrupted" and trial.params}
+    repeated = {trial.user_attrs["repeats"]: trial.params for trial in trials if "repeats" in trial.user_attrs}
+    assert repeated.keys() == lost.keys()
+    for number, params in lost.items():
+        assert repeated[number].items() >= params.items()

@@ -1,0 +1,84 @@
+"""What scripts print, wherever it goes, and mistakes in one line."""
+
+import errno
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+from digitsum.cli.console import is_user_error, one_line
+from digitsum.errors import InputError
+
+TALKATIVE = """
+import logging, sys
+from digitsum.cli.console import log, run_script
+
+def main():
+    handler = logging.StreamHandler(sys.stdout)
+    log.addHandler(handler)
+    log.setLevel("INFO")
+    print("jos\\xe9 \\xb1 \\u2026 \\udce9")
+    for number in range(20_000):
+        print(number)
+        log.info("logged %d", number)
+        print(number, file=sys.stderr)
+    open(sys.argv[1], "w").write("done")
+
+run_script(main)
+"""
+
+
+def started(tmp_path, **streams):
+    command = [sys.executable, "-c", TALKATIVE, str(tmp_path / "end")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "ascii", "LC_ALL": "C"}
+    return subprocess.Popen(command, text=True, env=environment, **streams)
+
+
+def test_a_reader_that_has_seen_enough_ends_no_program_and_meets_no_traceback(tmp_path):
+    with (tmp_path / "err").open("w") as err, started(tmp_path, stdout=subprocess.PIPE, stderr=err) as process:
+        process.stdout.readline()
+        process.stdout.close()
+    assert process.returncode == 0
+    assert (tmp_path / "end").read_text() == "done"
+    assert (tmp_path / "err").read_text().split() == list(map(str, range(20_000)))
+
+
+def test_both_streams_in_one_closed_pipe_are_survived(tmp_path):
+    with started(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        process.stdout.close()
+    assert process.returncode == 0
+    assert (tmp_path / "end").read_text() == "done"
+
+
+def test_a_terminal_without_a_letter_shows_its_escape(tmp_path):
+    with started(tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout.readline() == "jos\\xe9 \\xb1 \\u2026 \\udce9\n"
+        assert len(process.stdout.readlines()) == 40_000
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("script", ["train", "predict", "tune", "make_data", "compare"])
+def test_help_goes_into_a_pipe_that_is_closed(script):
+    command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_and_a_bug_is_none():
+    for number in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ENOSPC):
+        error = OSError(number, os.strerror(number), "/ro/outputs")
+        assert is_user_error(error)
+        assert one_line(error) == (
+            f"cannot write /ro/outputs: {os.strerror(number)}; choose another folder with outputs_dir=FOLDER"
+        )
+    wrapped = ValueError("Unable to configure handler 'file'")
+    wrapped.__cause__ = PermissionError(errno.EACCES, "Permission denied", "/ro/train.log")
+    assert is_user_error(wrapped)
+    assert "cannot write /ro/train.log" in one_line(wrapped)
+    assert is_user_error(InputError("x"))
+    for error in (ValueError("x"), OSError("x"), ConnectionResetError(errno.ECONNRESET, "reset")):
+        assert not is_user_error(error)
