@@ -44,7 +44,8 @@ class MetricsHistory(Checkpoint):
         metrics = dict(sorted(pl_module.epoch_metrics.items()))
         self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics})
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[0]), lineterminator="\n")
+        measured = sorted({name for row in self.rows for name in row} - {"epoch", "step"})  # not all in each epoch
+        writer = csv.DictWriter(text, ["epoch", "step", *measured], lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         if trainer.is_global_zero:
