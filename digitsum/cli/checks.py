@@ -17,7 +17,7 @@ def settle_monitor(name: str, node: DictConfig, monitor: str) -> DictConfig:
     node, key = node.copy(), f"callbacks.{name}"
     mode = monitor_mode(node.monitor, "monitor" if node.monitor == monitor else f"{key}.monitor")
     if node.get("mode") not in (None, mode):
-        better = "less" if mode == "min" else "more"
+        better = "less of" if mode == "min" else "more of"
         raise InputError(
             f"{key}.mode: expected {mode}, as {better} {node.monitor} is better, got {node.mode}; leave it out"
         )

@@ -113,7 +113,7 @@ def report_user_errors(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def is_user_error(error: BaseException) -> bool:
     """Whether an exception is about what the user handed over, or about a folder that cannot be written."""
     users = isinstance(error, InputError) or _package(error) in ("hydra", "omegaconf", "submitit")
-    return users or _unwritable(error) is not None
+    return users or _unwritable(error) is not None or (type(error) is ValueError and _raised_in(error, "hydra."))
 
 
 def one_line(error: BaseException) -> str:
@@ -141,6 +141,14 @@ def one_line(error: BaseException) -> str:
     lines = [line.strip() for line in text.splitlines()]
     # the object's type is of use to programmers only
     return "; ".join(line for line in lines if line and not line.startswith(("object_type=", "reference_type=")))
+
+
+def _raised_in(error: BaseException, package: str) -> bool:
+    """Whether it was raised in the code of `package`: Hydra says some of a command's mistakes in plain exceptions."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith(package)
 
 
 def _package(error: BaseException) -> str:

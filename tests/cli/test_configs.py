@@ -157,7 +157,8 @@ def test_a_sweep_has_no_progress_bar_unless_asked_for(composed):
 
 def test_every_plain_argument_of_the_trainer_can_be_given():
     # these take objects, or are made by this project from other settings
-    objects = {"self", "logger", "callbacks", "default_root_dir", "plugins", "model_registry"}
+    # limit_test_batches: a test set is evaluated whole or not at all
+    objects = {"self", "limit_test_batches", "logger", "callbacks", "default_root_dir", "plugins", "model_registry"}
     ours = {field.name for field in fields(TrainerSettings)} - {"_target_"}
     assert ours == set(inspect.signature(L.Trainer.__init__).parameters) - objects
 
