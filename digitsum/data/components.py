@@ -1,0 +1,90 @@
+"""Glyphs cut out of canvases: where digits do not touch, what hangs together is one digit."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from digitsum.data.glyphs import GLYPH_SIZE
+from digitsum.data.pixels import as_float
+
+_CHUNK = 256  # canvases labelled at once: bounds the memory
+_INK = 0.5  # of full brightness: what holds a glyph together; fainter rims touch more often
+_SPECK = 0.25  # of the usual glyph's ink: what has less is no glyph
+_BLOB = 1.25  # of the usual glyph's longer side: what is wider is several glyphs
+_WINDOW = 4 / 3  # of the usual glyph's longer side: how much of the canvas a glyph is shown on, as in MNIST
+_MAX_SLANT = 0.8  # pixels to the right for each pixel down
+_NEIGHBOURS = np.stack([np.zeros((3, 3)), np.ones((3, 3)), np.zeros((3, 3))])  # all eight, on the same canvas
+
+
+@dataclass(frozen=True)
+class Glyphs:
+    """`G` glyphs cut out of `N` canvases, canvas by canvas, on each from left to right.
+
+    Attributes:
+        images: `(G, 28, 28)` float32 in [0, 1], brought to one scale, upright, the centre of mass in the middle.
+        canvas: `(G,)` int64, which canvas each is from.
+        wide: `(G,)` bool, whether it is so wide that it must be several digits.
+    """
+
+    images: np.ndarray
+    canvas: np.ndarray
+    wide: np.ndarray
+
+
+def cut_glyphs(canvases: np.ndarray) -> Glyphs:
+    """Cut out what hangs together, over edges or corners, at half of the full brightness or more.
+
+    A component with less than a quarter of the usual one's ink is a speck and left out; the usual one is the middle one
+    when all are sorted by their ink and each counts as often as it has ink, which specks do not change. It also sets
+    the scale. A glyph is shown with a rim of one pixel of fainter ink, and sheared until its ink's places to the right
+    do not depend on those downwards.
+
+    Args:
+        canvases: `(N, H, W)`, uint8 in 0..255 or float in [0, 1].
+    """
+    crops: list[np.ndarray] = []
+    canvas: list[int] = []
+    for first in range(0, len(canvases), _CHUNK):
+        grey = as_float(torch.from_numpy(np.ascontiguousarray(canvases[first : first + _CHUNK]))).numpy()
+        labels = ndimage.label(grey >= _INK, _NEIGHBOURS)[0]
+        labels = np.where(labels > 0, labels, ndimage.maximum_filter(labels, size=(1, 3, 3)))
+        boxes = list(enumerate(ndimage.find_objects(labels), start=1))
+        # by the middle: a long stroke of one digit may begin left of the digit before
+        for number, (row, down, right) in sorted(boxes, key=lambda box: _middle(box[1])):
+            here = row, down, right
+            crops.append(np.where(labels[here] == number, grey[here], 0)[0])
+            canvas.append(first + row.start)
+    ink = np.array([np.count_nonzero(crop >= _INK) for crop in crops], np.int64)
+    kept = np.flatnonzero(ink >= _SPECK * _weighted_median(ink))
+    crops = [crops[number] for number in kept]
+    side = float(np.median([max(crop.shape) for crop in crops])) if crops else 1.0
+    images = np.zeros((len(crops), GLYPH_SIZE, GLYPH_SIZE), np.float32)
+    for image, crop in zip(images, crops, strict=True):
+        _draw_upright(image, crop, _WINDOW * side / GLYPH_SIZE)
+    wide = np.array([crop.shape[1] > _BLOB * side for crop in crops], bool)
+    return Glyphs(images, np.array(canvas, np.int64)[kept], wide)
+
+
+def _middle(box: tuple[slice, slice, slice]) -> tuple[int, int]:
+    """By what glyphs are sorted: the canvas, and twice the middle of the columns."""
+    return box[0].start, box[2].start + box[2].stop
+
+
+def _weighted_median(ink: np.ndarray) -> float:
+    """The smallest of `(G,)` such that it and those below have half of the total; 0 of nothing."""
+    order = np.sort(ink)
+    return float(order[np.searchsorted(order.cumsum(), order.sum() / 2)]) if len(order) else 0.0
+
+
+def _draw_upright(image: np.ndarray, crop: np.ndarray, step: float) -> None:
+    """Fill `image` with the glyph on `crop`, upright, each pixel `step` pixels of `crop` from the next."""
+    down, right = np.indices(crop.shape)
+    mass = crop.sum()
+    middle = np.array([(crop * down).sum(), (crop * right).sum()]) / mass
+    down, right = down - middle[0], right - middle[1]
+    slant = (crop * down * right).sum() / max(float((crop * down**2).sum()), 1e-6)
+    matrix = step * np.array([[1, 0], [np.clip(slant, -_MAX_SLANT, _MAX_SLANT), 1]])
+    offset = middle - matrix @ np.full(2, (GLYPH_SIZE - 1) / 2)
+    ndimage.affine_transform(crop, matrix, offset, output=image, order=1)
