@@ -37,9 +37,9 @@ def cut_glyphs(canvases: np.ndarray) -> Glyphs:
     """Cut out what hangs together, over edges or corners, at half of the full brightness or more.
 
     A component with less than a quarter of the usual one's ink is a speck and left out; the usual one is the middle one
-    when all are sorted by their ink and each counts as often as it has ink, which specks do not change. It also sets
-    the scale. A glyph is shown with a rim of one pixel of fainter ink, and sheared until its ink's places to the right
-    do not depend on those downwards.
+    when all are sorted by their ink and each counts as often as it has ink, so that many specks hardly move it. The
+    median of the glyphs' longer sides sets the scale. A glyph is shown with a rim of one pixel of fainter ink, and
+    sheared until its ink's places to the right do not depend on those downwards.
 
     Args:
         canvases: `(N, H, W)`, uint8 in 0..255 or float in [0, 1].
@@ -47,7 +47,7 @@ def cut_glyphs(canvases: np.ndarray) -> Glyphs:
     crops: list[np.ndarray] = []
     canvas: list[int] = []
     for first in range(0, len(canvases), _CHUNK):
-        grey = as_float(torch.from_numpy(np.ascontiguousarray(canvases[first : first + _CHUNK]))).numpy()
+        grey = as_float(torch.from_numpy(canvases[first : first + _CHUNK].copy())).numpy()
         labels = ndimage.label(grey >= _INK, _NEIGHBOURS)[0]
         labels = np.where(labels > 0, labels, ndimage.maximum_filter(labels, size=(1, 3, 3)))
         boxes = list(enumerate(ndimage.find_objects(labels), start=1))

@@ -157,7 +157,7 @@ def most_probable_digits(probs: np.ndarray, sums: np.ndarray) -> np.ndarray:
 
 
 def _edge_directions(glyphs: np.ndarray) -> np.ndarray:
-    """Histograms of oriented gradients (Dalal and Triggs, 2005) of `(G, 28, 28)`: their principal components `(G, 50)`."""
+    """Histograms of oriented gradients (Dalal and Triggs, 2005) of `(G, 28, 28)`, reduced to `(G, 50)`."""
     down, right = np.gradient(gaussian_filter(glyphs, (0, 0.7, 0.7)), axis=(1, 2))
     strength, direction = np.hypot(down, right), np.arctan2(down, right) * _BINS / (2 * np.pi)
     bins = []
