@@ -22,6 +22,7 @@ Settings, as key=value:
     seed=0                                 of weights, dropout and the order of the images
     test=true|false                        evaluate the test set at the end of a single run
     resume=FOLDER|latest                   go on in a run's folder, with the settings that it recorded
+    warm_start=none|clusters|auto          for the reader with few images: begin with digits that the sums give away
     init_from=CHECKPOINT                   start a new run from these weights
     compile=true                           compile the network with torch.compile: for long runs on a GPU
     save_every_n_steps=N                   write last.ckpt within an epoch, too (or save_every_n_minutes=N)

@@ -133,6 +133,7 @@ class TrainConfig:
     seed: int
     test: bool
     monitor: str
+    warm_start: str
     init_from: str | None
     resume: str | None
     save_every_n_steps: int | None

@@ -26,6 +26,7 @@ from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, 
 from digitsum.training.precision import native_precision
 from digitsum.training.run import SUMMARY_SUFFIX, count_parameters, train
 from digitsum.training.signals import Signals
+from digitsum.training.warm_start import WARM_STARTS, wants_warm_start, warm_start
 
 
 def run(
@@ -34,6 +35,8 @@ def run(
     """Train one model as `cfg` says, with `callbacks` beside its own; the test set is left alone in a sweep."""
     if not 0 <= cfg.seed < 2**32:
         raise InputError(f"seed: expected 0 to {2**32 - 1}, got {cfg.seed}")
+    if cfg.warm_start not in WARM_STARTS:
+        raise InputError(f"warm_start: expected one of {', '.join(WARM_STARTS)}, got {cfg.warm_start!r}")
     run_dir = Path(cfg.run_dir)
     if cfg.trainer.precision == "auto":  # recorded as what it is here, so that it stays so wherever the run goes on
         cfg.trainer.precision = native_precision(cfg.trainer.accelerator)
@@ -54,6 +57,19 @@ def run(
     ckpt_path = restore(run_dir) if cfg.resume is not None else None
     if cfg.resume is None and cfg.init_from is not None:
         copy_weights(Path(cfg.init_from), module)
+    train_set = datamodule.splits["train"]
+    if ckpt_path is None and cfg.init_from is None and wants_warm_start(cfg.warm_start, module, train_set):
+        log.info("warm start: looking for the digits that the sums give away, then a few hundred steps on them")
+        context = trainer.precision_plugin.forward_context
+        summary = warm_start(
+            module,
+            train_set,
+            seed=cfg.seed,
+            augmentation=datamodule.augmentation,
+            device=trainer.strategy.root_device,
+            autocast=context,
+        )
+        log.info("warm start: %s", summary)
 
     if cfg.compile:
         module.net.compile()
