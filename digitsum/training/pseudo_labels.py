@@ -78,7 +78,7 @@ def label_by_sums(
 
     glyphs = cut_glyphs(canvases)
     number = np.bincount(glyphs.canvas, minlength=len(canvases))
-    most = _MAX_DIGITS if counts.max is None else min(counts.most, _MAX_DIGITS)
+    most = _MAX_DIGITS if counts.max is None else min(counts.max, _MAX_DIGITS)
     clean = (max(1, counts.min) <= number) & (number <= most) & (sums <= 9 * number)
     clean[glyphs.canvas[glyphs.wide]] = False
     index = np.flatnonzero(clean)

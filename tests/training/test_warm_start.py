@@ -9,7 +9,7 @@ from digitsum.data.augmentation import Augmentation
 from digitsum.data.canvases import Layout, compose
 from digitsum.data.glyphs import load_glyph_pools
 from digitsum.data.shards import MemmapImages, SumDataset
-from digitsum.models.lattice import BLANK, SYMBOLS
+from digitsum.models.lattice import BLANK, NUM_CLASSES
 from digitsum.models.module import SumModule
 from digitsum.training.warm_start import sequence_loss, wants_warm_start, warm_start
 
@@ -34,13 +34,13 @@ def make_module(network="reader", **options):
 
 def test_digits_that_are_said_cost_nothing_and_others_much():
     symbols = torch.tensor([[4, 4, BLANK, 4, 7, BLANK], [BLANK, 1, BLANK, BLANK, BLANK, BLANK]])
-    output = (20 * F.one_hot(symbols, SYMBOLS)).float().log_softmax(2).unsqueeze(1)
+    output = (20 * F.one_hot(symbols, NUM_CLASSES)).float().log_softmax(2).unsqueeze(1)
     assert sequence_loss(output, torch.tensor([[4, 4, 7], [1, -1, -1]])) < 1e-4
     assert sequence_loss(output, torch.tensor([[4, 7, -1], [1, -1, -1]])) > 5
 
 
 def test_digits_that_do_not_fit_count_nothing():
-    output = torch.zeros(1, 1, 2, SYMBOLS).log_softmax(3)
+    output = torch.zeros(1, 1, 2, NUM_CLASSES).log_softmax(3)
     assert sequence_loss(output, torch.tensor([[1, 1]])) == 0
 
 
