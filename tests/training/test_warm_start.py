@@ -10,7 +10,8 @@ from digitsum.data.canvases import Layout, compose
 from digitsum.data.glyphs import load_glyph_pools
 from digitsum.data.shards import MemmapImages, SumDataset
 from digitsum.models.lattice import BLANK, NUM_CLASSES
-from digitsum.models.module import SumModule
+from digitsum.models.module import OptimizerSettings, SumModule
+from digitsum.models.registry import network_settings
 from digitsum.training.warm_start import sequence_loss, wants_warm_start, warm_start
 
 
@@ -29,7 +30,7 @@ def train():
 def make_module(network="reader", **options):
     torch.manual_seed(0)
     options = {"width": 2, "num_digits": 4, **options} if network == "reader" else options
-    return SumModule(network, (40, 168), options, {"lr": 2e-3})
+    return SumModule(network, (40, 168), network_settings(network, options), OptimizerSettings(lr=2e-3))
 
 
 def test_digits_that_are_said_cost_nothing_and_others_much():
