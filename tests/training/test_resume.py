@@ -118,7 +118,7 @@ def test_a_run_stopped_at_any_step_and_resumed_equals_the_whole_one(whole, run, 
     stop_at(step, signal.SIGTERM)
     result = run("stopped")
     assert result.code == 143, result.text
-    assert f"resume='{tmp_path / 'stopped'}'" in result.out
+    assert f"resume={tmp_path / 'stopped'}" in result.out
     assert resume("stopped").code == 0
     assert_equal_runs(tmp_path / "stopped", whole)
 
