@@ -39,14 +39,18 @@ def test_figures_do_not_depend_on_a_notebooks_backend_or_the_users_style(tmp_pat
     assert drawn(tmp_path / "style.png", MATPLOTLIBRC=str(tmp_path)) == plain
 
 
-@pytest.mark.parametrize("script", ["train", "predict", "tune", "compare", "make_data"])
+NOTEBOOK = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+
+
 @pytest.mark.parametrize(
-    "environment",
+    ("script", "environment"),
     [
-        {"MPLBACKEND": "module://matplotlib_inline.backend_inline"},
-        {"MPLBACKEND": "TkAgg", "DISPLAY": ""},
-        {"PYTHONSAFEPATH": "1"},
-        {"PYTHONOPTIMIZE": "2"},
+        ("train", NOTEBOOK),
+        ("tune", NOTEBOOK),
+        ("compare", NOTEBOOK),
+        ("train", {"MPLBACKEND": "TkAgg", "DISPLAY": ""}),
+        ("predict", {"PYTHONSAFEPATH": "1"}),
+        ("make_data", {"PYTHONOPTIMIZE": "2"}),
     ],
     ids=str,
 )
