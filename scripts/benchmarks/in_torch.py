@@ -1,6 +1,8 @@
 """What scripts/benchmark.py measures with torch: ours, the textbook's, and the machine's limit.
 
-python scripts/benchmarks/in_torch.py training/bare '{"data": "FOLDER", ...}'     (see turns.py)
+    python scripts/benchmarks/in_torch.py training/bare '{"data": "FOLDER", ...}'     (see turns.py)
+
+What takes long to import is imported in the methods: a row waits for its own.
 """
 
 import functools
@@ -33,12 +35,7 @@ Found = dict[str, Any]
 
 @dataclass
 class Rows:
-    """Every row that is measured with torch, a method each, which returns what it found.
-
-    What takes long to import is imported in the methods: a row waits for its own.
-
-    Args: see `benchmarks.turns`.
-    """
+    """A method for each row, which returns what it found; told what `benchmarks.turns` says."""
 
     data: str
     scratch: str
@@ -65,11 +62,9 @@ class Rows:
         """
         from torch.utils.flop_counter import FlopCounterMode
 
-        from digitsum.models.two_conv import TwoConv, TwoConvSettings
-
-        image_size, best = self._split("train").images.image_size, 0.0
+        network, one, best = self._plain_network(), self._split("train", 1), 0.0
         with FlopCounterMode(display=False) as counter:
-            TwoConv(image_size, TwoConvSettings(fast=False))(torch.zeros(1, *image_size)).sum().backward()
+            network(one.images.gather(one.index)).sum().backward()
         flops = counter.get_total_flops()
         torch.backends.cuda.matmul.allow_tf32 = True  # as convolutions on a GPU do without being told
         for side in self.sides:
@@ -167,18 +162,21 @@ class Rows:
 
         return step
 
+    def _plain_network(self) -> torch.nn.Module:
+        """The reference network of torch's own layers, laid out as they come (NCHW)."""
+        from digitsum.models.two_conv import TwoConv, TwoConvSettings
+
+        network = TwoConv(self._split("train").images.image_size, TwoConvSettings(fast=False))
+        return network.to(memory_format=torch.contiguous_format)
+
     def _textbook(self, **options: Any) -> Any:
         """The tutorial's LightningModule, and its Trainer: as it comes, but on one device."""
         import lightning as L
 
-        from digitsum.models.two_conv import TwoConv, TwoConvSettings
-
         class Textbook(L.LightningModule):
-            def __init__(self, image_size: tuple[int, int]) -> None:
+            def __init__(self, net: torch.nn.Module) -> None:
                 super().__init__()
-                self.net = TwoConv(image_size, TwoConvSettings(fast=False)).to(
-                    memory_format=torch.contiguous_format
-                )  # NCHW
+                self.net = net
 
             def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
                 loss = torch.nn.functional.mse_loss(self.net(batch[0]), batch[1])
@@ -192,7 +190,7 @@ class Rows:
                 return torch.optim.Adam(self.parameters(), lr=1e-3)
 
         trainer = L.Trainer(accelerator=self.device, devices=1, default_root_dir=self.scratch, **options)
-        return Textbook(self._split("train").images.image_size), trainer
+        return Textbook(self._plain_network()), trainer
 
     def _loading(self, batches: Any) -> Found:
         seconds = mean(seconds_of(lambda: deque(batches, maxlen=0), self.seconds))

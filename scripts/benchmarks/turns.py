@@ -50,7 +50,7 @@ ROWS = {  # scaling has a row for each number of images
     "reader/step": "the reader's training step",
 }
 
-HERE = Path(__file__).resolve().parent
+SCRIPTS = Path(__file__).resolve().parent.parent
 
 
 def take_turns(jobs: dict[str, Job], rounds: int, keras: str | None) -> dict[str, list[Found]]:
@@ -88,23 +88,27 @@ def measure(name: str, job: Job, keras: str | None) -> Found:
 
 def command(name: str, job: Job, keras: str) -> list[str]:
     """The command that measures a row."""
-    train, length = [sys.executable, str(HERE.parent / "train.py")], job["warmup"] + job["steps"]
-    section, _, row = name.partition("/")
-    limits = {
-        "training/ours": [f"trainer.limit_train_batches={length}", "trainer.max_epochs=1"],
-        "startup/first_step": [
-            f"trainer.limit_train_batches={job['warmup'] + 1}",
-            "trainer.max_epochs=1",
-            "trainer.limit_val_batches=1",
-        ],
-        "scaling": [f"trainer.max_steps={length}", "trainer.max_epochs=-1", "trainer.limit_val_batches=1"],
-    }
-    if limit := limits.get(name) or limits.get(section):
+    python, text, length = sys.executable, json.dumps(job), job["warmup"] + job["steps"]
+
+    def train(**limits: int) -> list[str]:
+        limits = {"limit_predict_batches": 1, **limits}  # of the evaluations at the end
+        places = [
+            f"data.root='{job['data']}'",
+            f"outputs_dir='{job['scratch']}'",
+            f"trainer.accelerator={job['device']}",
+        ]
         clock = ["+callbacks.clock._target_=benchmarks.in_torch.step_clock", f"+callbacks.clock.warmup={job['warmup']}"]
-        places = ["data=arrays", f"data.root='{job['data']}'", f"outputs_dir='{job['scratch']}'"]
-        short = ["test=false", "trainer.limit_predict_batches=1", f"trainer.accelerator={job['device']}"]
-        return [*train, *places, *clock, *short, *limit]
-    if section == "startup":
-        return [*train, "--help"] if row == "help" else [sys.executable, "-c", "import torch, lightning"]
-    where = [keras, str(HERE / "in_keras.py")] if row == "keras" else [sys.executable, str(HERE / "in_torch.py")]
-    return [*where, name, json.dumps(job)]
+        more = [f"trainer.{key}={value}" for key, value in limits.items()]
+        return [python, f"{SCRIPTS}/train.py", "data=arrays", "test=false", *places, *clock, *more]
+
+    section, _, row = name.partition("/")
+    commands = {
+        "training/ours": train(max_epochs=1, limit_train_batches=length),
+        "startup/first_step": train(max_epochs=1, limit_train_batches=job["warmup"] + 1, limit_val_batches=1),
+        "startup/imports": [python, "-c", "import torch, lightning"],
+        "startup/help": [python, f"{SCRIPTS}/train.py", "--help"],
+        "scaling": train(max_epochs=-1, max_steps=length, limit_val_batches=1),
+        "keras": [keras, f"{SCRIPTS}/benchmarks/in_keras.py", name, text],
+    }
+    in_torch = [python, f"{SCRIPTS}/benchmarks/in_torch.py", name, text]
+    return next((commands[key] for key in (name, section, row) if key in commands), in_torch)
