@@ -136,7 +136,7 @@ def read_npy(path: Path) -> np.memmap:
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except Exception as error:  # a damaged header raises whatever the parser stumbled over
-        damaged = "one that is damaged, cut short or holds Python objects, which are never loaded"
+        damaged = "one that is damaged, cut short or holds pickled Python objects, which are never loaded"
         found = damaged if magic == b"\x93NUMPY" else "another format"
         raise InputError(f"{path}: expected a .npy file of numbers, found {found}; save it with numpy.save") from error
     if array.size == 0 or array.offset + array.nbytes != size:

@@ -167,7 +167,10 @@ def predict(
     count = min(limit, len(batches)) if isinstance(limit, int) else int(limit * len(batches))
     quiet, every = bar is None or not trainer.is_global_zero, getattr(bar, "refresh_rate", 1)
     with torch.inference_mode():
-        for batch in tqdm(itertools.islice(batches, count), title, count, leave=False, disable=quiet, miniters=every):
+        taken = itertools.islice(batches, count)
+        first = list(itertools.islice(taken, 1))  # before the bar: what is wrong with it is one line
+        rest = itertools.chain(first, taken)
+        for batch in tqdm(rest, title, count, leave=False, disable=quiet, miniters=every):
             batch = move_data_to_device(precision.convert_input(batch), device)
             with precision.predict_step_context():
                 prediction = module.predict(batch["images"])

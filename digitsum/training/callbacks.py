@@ -74,9 +74,10 @@ class BestCheckpoint(ModelCheckpoint):
             return
         super().on_train_epoch_end(trainer, pl_module)
         best = Path(self.dirpath or "", BEST_CHECKPOINT.name)
-        if trainer.is_global_zero and self.best_model_path not in ("", str(best)):
+        kept = Path(self.best_model_path)  # a file that is gone, or another's, is none to copy
+        if trainer.is_global_zero and kept != best and kept.is_file():
             with written_whole(best) as file:
-                file.write(Path(self.best_model_path).read_bytes())
+                file.write(kept.read_bytes())
 
 
 class LearningRateLogger(L.Callback):

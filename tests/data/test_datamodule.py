@@ -129,7 +129,7 @@ def test_training_batches_are_shuffled_by_their_seed(ready, own):
 @pytest.mark.parametrize("split", ["val", "test"])
 def test_validation_and_test_batches_go_from_first_to_last(ready, own, split):
     datamodule = ready(own)
-    batches = getattr(datamodule, f"{split}_dataloader")()
+    batches = LOADERS[split](datamodule)
     assert torch.equal(torch.cat([batch["index"] for batch in batches]), datamodule.splits[split].index)
 
 

@@ -12,6 +12,7 @@ from digitsum.data.shards import MemmapImages, SumDataset
 from digitsum.evaluation.evaluate import Evaluation, metrics_table, predict
 from digitsum.models.base import Prediction
 from digitsum.models.module import SumModule
+from digitsum.models.two_conv import TwoConvSettings
 
 
 def feed(evaluation, preds, target, size=7):
@@ -123,7 +124,7 @@ def passed(batches, **arguments):
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = L.Trainer(accelerator="cpu", **quiet | arguments)
     torch.manual_seed(0)
-    module = SumModule("two_conv", (40, 60), {"conv1_channels": 2, "conv2_channels": 3, "hidden_units": 8})
+    module = SumModule("two_conv", (40, 60), TwoConvSettings(conv1_channels=2, conv2_channels=3, hidden_units=8))
     found = []
     predict(trainer, module, batches, lambda *pair: found.append(pair), title="predicting val")
     return found, module, trainer

@@ -251,7 +251,7 @@ def reached_from(name):
 
 def test_predictions_alone_import_the_truth():
     users = {name for name, path in ours().items() if "digitsum.evaluation.transcription" in imported_by(path)}
-    assert users == {"digitsum.evaluation.predict", "predict"}
+    assert users == {"digitsum.evaluation.predict", "digitsum.cli.predict"}
 
 
 def test_no_import_leads_from_training_to_the_truth():
@@ -275,11 +275,11 @@ def test_no_config_names_the_truth():
 def test_no_module_but_their_writer_and_their_reader_speaks_of_truth_files():
     # evaluation/predict.py is handed what was read from them, by part, as `truths`
     speakers = {
-        path.name
+        f"{path.parent.name}/{path.name}"
         for path in ROOT.glob("digitsum/**/*.py")
         if re.search(r"truth(?!s\b)", path.read_text(), re.IGNORECASE)
     }
-    assert speakers == {"composed.py", "transcription.py"}
+    assert speakers == {"data/composed.py", "evaluation/transcription.py", "cli/predict.py"}
     assert not re.search("truth", (ROOT / "scripts" / "train.py").read_text(), re.IGNORECASE)
 
 

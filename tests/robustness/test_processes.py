@@ -34,7 +34,9 @@ def ran(code, **environment):
 @pytest.mark.parametrize("threads", [1, 2])
 def test_torch_keeps_the_number_of_threads_that_it_was_given(threads):
     step = "module.net(images).sum().backward(); print(before, torch.get_num_threads())"
-    assert ran(step, OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS="2") == [str(threads)] * 2
+    before, after = ran(step, OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS="2")
+    assert before == after  # which is less than what was given on a machine of fewer cores
+    assert int(before) <= threads
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs an operating system with fork")

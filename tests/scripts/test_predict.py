@@ -189,7 +189,7 @@ def test_arrays_that_moved_are_found_by_data_root(predicted, tmp_path, trained_o
     assert predicted("split=test", ckpt_path=ckpt_path).code == 0, "the checkpoint names its data from anywhere"
     root.rename(tmp_path / "after")
     result = predicted("split=all", ckpt_path=ckpt_path)
-    assert "found nothing; name where with data_root=FOLDER" in result.text
+    assert "found no folder; give the place of the run's data with data_root=FOLDER" in result.text
     assert len(result.text.splitlines()) == 1
     assert predicted("split=all", f"data_root={tmp_path}/after", ckpt_path=ckpt_path).code == 0
 

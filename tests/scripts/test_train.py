@@ -229,7 +229,7 @@ def test_the_objective_is_the_best_validation_score(finished_run):
     # main returns what run returns; the fixture's run is one of the same settings
     results = json.loads((finished_run / "metrics.json").read_text())
     checkpoint = torch.load(finished_run / "checkpoints" / "best.ckpt", weights_only=True)
-    saver = next(state for name, state in checkpoint["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    saver = next(state for name, state in checkpoint["callbacks"].items() if name.startswith("BestCheckpoint"))
     assert float(saver["best_model_score"]) == pytest.approx(results["val"]["model"]["mae"], rel=1e-5)
 
 

@@ -20,31 +20,31 @@ def states(search):
     return [state_of(trial) for trial in search.study.trials]
 
 
+MODULE = SimpleNamespace(epoch_metrics={"val/mae": 2.0})
+
+
 def fake_report(prunes, epochs=3, monitor="val/mae"):
-    trial = SimpleNamespace(told=[], should_prune=lambda: prunes)
+    study = SimpleNamespace(direction=SimpleNamespace(name="MINIMIZE"))
+    trial = SimpleNamespace(told=[], should_prune=lambda: prunes, study=study)
     trial.report = lambda value, step: trial.told.append((step, value))
     report = Report(trial, monitor)
-    value = SimpleNamespace(item=lambda: 2.0)
-    trainers = [
-        SimpleNamespace(current_epoch=epoch, max_epochs=epochs, callback_metrics={"val/mae": value})
-        for epoch in range(epochs)
-    ]
+    trainers = [SimpleNamespace(current_epoch=epoch, max_epochs=epochs) for epoch in range(epochs)]
     return trial, report, trainers
 
 
 def test_each_epoch_is_reported():
     trial, report, trainers = fake_report(prunes=False)
     for trainer in trainers:
-        report.on_train_epoch_end(trainer, None)
+        report.on_train_epoch_end(trainer, MODULE)
     assert trial.told == [(1, 2.0), (2, 2.0), (3, 2.0)]
 
 
 def test_a_hopeless_trial_is_stopped_unless_it_has_trained_all_its_epochs():
     _, report, trainers = fake_report(prunes=True)
     with pytest.raises(Pruned) as caught:
-        report.on_train_epoch_end(trainers[0], None)
+        report.on_train_epoch_end(trainers[0], MODULE)
     assert (caught.value.epoch, caught.value.best) == (1, 2.0)
-    report.on_train_epoch_end(trainers[-1], None)
+    report.on_train_epoch_end(trainers[-1], MODULE)
 
 
 def proposals(search, count, **more):
