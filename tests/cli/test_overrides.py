@@ -74,7 +74,7 @@ def test_any_text_is_parsed_back_exactly(text):
 
 def test_the_default_outputs_folder_is_not_named():
     assert shell_words(resume="/a", outputs_dir=f"{ROOT}/outputs") == "resume=/a"
-    assert shell_words(resume="/a", outputs_dir="/tmp/x") == "resume=/a outputs_dir=/tmp/x"
+    assert shell_words(resume="/a", outputs_dir="/there") == "resume=/a outputs_dir=/there"
 
 
 def test_an_ordinary_command_has_no_quotes_and_one_with_a_space_is_legible():
