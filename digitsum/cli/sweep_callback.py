@@ -83,10 +83,11 @@ class SweepReport(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Leave the console to this object: a job's own lines are in its log."""
         if self.count:
+            consoles = (sys.stdout, sys.stderr)  # of the log's handlers, before they are guarded
             prepare_process()  # it may be a new one
             self._job_begin = time.time()
             for handler in logging.getLogger().handlers:
-                if getattr(handler, "stream", None) in (sys.stdout, sys.stderr):
+                if getattr(handler, "stream", None) in (*consoles, sys.stdout, sys.stderr):
                     handler.setLevel(logging.CRITICAL)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
