@@ -93,6 +93,9 @@ def trained(outputs, datasets_dir, words):
     from hydra import compose, initialize_config_dir
 
     from digitsum.cli import train
+    from digitsum.cli.build import register
+
+    register()
 
     folder = outputs / "runs" / "first"
     GlobalHydra.instance().clear()
