@@ -35,6 +35,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from digitsum.cli.auto_settings import settle_auto
 from digitsum.cli.build import register
 from digitsum.cli.overrides import flatten, override_key
 from digitsum.cli.tune import OWN, PLACES, check, conclude, register_tune, run_trials
@@ -69,6 +70,7 @@ def main(cfg: DictConfig) -> None:
         check(base, wanted, settings, fixed)
         warmup_epochs = cfg.pruning.warmup_epochs
         if warmup_epochs is None:
+            settle_auto(base)
             warmup_epochs = math.ceil((base.trainer.max_epochs or 1) / 3)
         search = Search(
             folder,

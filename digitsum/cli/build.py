@@ -116,6 +116,11 @@ def check_data(arguments: dict[str, Any], datamodule: SumDataModule) -> None:
     Raises:
         InputError: see `NetworkSettings.check_num_digits`.
     """
+    if datamodule.data.bucket_by_width and not NETWORKS[arguments["network"]][0].variable_width:
+        raise InputError(
+            f"data.bucket_by_width: expected a network that takes images of any width, got {arguments['network']}; "
+            "leave it out"
+        )
     if isinstance(datamodule.data, ComposedData):
         arguments["settings"].check_num_digits(*datamodule.data.layout.digit_range)
 

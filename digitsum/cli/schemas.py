@@ -26,7 +26,7 @@ class TrainerSettings:
     num_nodes: int = 1
     precision: Any = None
     fast_dev_run: Any = False
-    max_epochs: int | None = 10
+    max_epochs: Any = 10  # an int, None, or auto (digitsum/cli/auto_settings.py)
     min_epochs: int | None = None
     max_steps: int = -1
     min_steps: int | None = None
@@ -36,7 +36,7 @@ class TrainerSettings:
     limit_predict_batches: Any = None
     overfit_batches: Any = 0.0
     val_check_interval: Any = None
-    check_val_every_n_epoch: int | None = 1
+    check_val_every_n_epoch: Any = 1  # the same
     num_sanity_val_steps: int | None = 0
     log_every_n_steps: int | None = 50
     enable_checkpointing: bool | None = None

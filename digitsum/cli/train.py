@@ -10,6 +10,7 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from digitsum.cli.auto_settings import AUTO, settle_auto
 from digitsum.cli.build import build_datamodule, build_module, build_training, check_data, model_arguments
 from digitsum.cli.console import log, log_written
 from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero
@@ -23,7 +24,6 @@ from digitsum.models.checkpoints import read_checkpoint, save_safetensors
 from digitsum.models.module import SumModule
 from digitsum.runs.environment import environment
 from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
-from digitsum.training.precision import native_precision
 from digitsum.training.run import SUMMARY_SUFFIX, count_parameters, train
 from digitsum.training.signals import Signals
 from digitsum.training.warm_start import WARM_STARTS, wants_warm_start, warm_start
@@ -38,8 +38,7 @@ def run(
     if cfg.warm_start not in WARM_STARTS:
         raise InputError(f"warm_start: expected one of {', '.join(WARM_STARTS)}, got {cfg.warm_start!r}")
     run_dir = Path(cfg.run_dir)
-    if cfg.trainer.precision == "auto":  # recorded as what it is here, so that it stays so wherever the run goes on
-        cfg.trainer.precision = native_precision(cfg.trainer.accelerator)
+    settle_auto(cfg)
     if cfg.resume is not None and is_finished(cfg, run_dir):
         if in_sweep:
             return best_score(run_dir, cfg.monitor)
@@ -125,8 +124,9 @@ def check_same(cfg: DictConfig, run_dir: Path) -> None:
     """A job's folder must be of the same job when a sweep is given again."""
     recorded: dict[Any, Any] = read_config(run_dir)
     given: Any = OmegaConf.to_container(cfg, resolve=True)
-    if given["trainer"]["precision"] == "auto":  # what it was, on whatever machine
-        cfg.trainer.precision = given["trainer"]["precision"] = recorded["trainer"]["precision"]
+    for group, key in (name.split(".") for name in AUTO):
+        if given[group].get(key) == "auto":  # what it was, on whatever machine
+            cfg[group][key] = given[group][key] = recorded[group][key]
     for key in given.keys() - {"resume", "debug"}:
         if recorded.get(key) != given[key]:
             raise InputError(

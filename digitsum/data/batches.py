@@ -18,6 +18,13 @@ WINDOW = 16 * BLOCK
 """Images that are shuffled together, of 16 blocks from anywhere: 110 MB, so that two windows fit into any memory."""
 
 
+_BUCKETS = 16
+"""Batches whose images are sorted by width together: a batch then has little blank, and an epoch's order is still new."""
+
+_MARGIN = 8
+"""Columns left blank behind the last ink of a batch, into which augmentation may move it."""
+
+
 class Batch(TypedDict):
     """Images and what is known of them.
 
@@ -53,6 +60,28 @@ def block_order(count: int, seed: int, epoch: int) -> np.ndarray:
     return order
 
 
+def bucket_order(order: np.ndarray, widths: np.ndarray, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """The places in `order`, such that the images of a batch are of like width (length bucketing).
+
+    Of each 16 batches the images are sorted by width, and the batches shuffled. A last one that is not full keeps the
+    last images of `order`.
+
+    Args:
+        order: `(N,)`, places.
+        widths: `(N,)`, of the image at each place.
+        batch_size: images a batch.
+        seed, epoch: they fix the order of the batches.
+    """
+    rng = np.random.default_rng([seed, epoch, 1])
+    whole = len(order) // batch_size * batch_size
+    result = order.copy()
+    for start in range(0, whole, _BUCKETS * batch_size):
+        window = order[start : min(start + _BUCKETS * batch_size, whole)]
+        batches = window[np.argsort(widths[window], kind="stable")].reshape(-1, batch_size)
+        result[start : start + len(window)] = rng.permutation(batches).reshape(-1)
+    return result
+
+
 class Batches:
     """Batches of a split; a new order each epoch if `shuffle_seed` is given, else from first to last.
 
@@ -75,6 +104,8 @@ class Batches:
         world_size: how many processes there are.
         blocks: shuffle by `block_order`, and have the disk read ahead, not by `full_order`.
         device_cache: the whole split on a device, by `on_device`; batches are then gathered there.
+        widths: `(N,)` int64, how many columns each image has up to its last ink. Shuffled batches are then made of
+            images of like width (`bucket_order`) and cut behind their ink; for networks that take any width.
     """
 
     def __init__(
@@ -87,6 +118,7 @@ class Batches:
         world_size: int = 1,
         blocks: bool = False,
         device_cache: Batch | None = None,
+        widths: torch.Tensor | None = None,
     ) -> None:
         assert batch_size >= 1
         assert 0 <= rank < world_size
@@ -97,6 +129,7 @@ class Batches:
         self.world_size = world_size
         self.blocks = blocks
         self.device_cache = device_cache
+        self.widths = widths
         self._epoch = -1
         self._delivered = 0
         self._resumed = False
@@ -126,6 +159,9 @@ class Batches:
                 asked += 1
             first, last = (count * part // self.world_size for part in (self.rank, self.rank + 1))
             batch = self._gather(places[start + first : start + last])
+            if self.widths is not None:
+                width = int(self.widths[order[start : start + count]].max()) + _MARGIN
+                batch["images"] = batch["images"][:, :, : -(-width // _MARGIN) * _MARGIN]
             if self.world_size > 1:
                 batch["loss_weight"] = (last - first) * self.world_size / count
             self._delivered = number + 1
@@ -143,7 +179,10 @@ class Batches:
         if self.shuffle_seed is None:
             return np.arange(len(self.dataset))
         shuffled = block_order if self.blocks else full_order
-        return shuffled(len(self.dataset), self.shuffle_seed, self._epoch)
+        order = shuffled(len(self.dataset), self.shuffle_seed, self._epoch)
+        if self.widths is None:
+            return order
+        return bucket_order(order, self.widths.numpy(), self.batch_size, self.shuffle_seed, self._epoch)
 
     @property
     def _reads_ahead(self) -> bool:
@@ -165,6 +204,13 @@ class Batches:
         if self.dataset.sums is not None:
             batch["sums"] = self.dataset.sums[index]
         return batch
+
+
+def ink_widths(dataset: SumDataset) -> torch.Tensor:
+    """How many columns each image has up to its last one with ink, `(N,)` int64; 0 of a blank image. All are read."""
+    columns = torch.arange(1, dataset.images.image_size[1] + 1)
+    parts = dataset.index.split(_CHUNK)
+    return torch.cat([((dataset.images.gather(part) > 0).any(1) * columns).amax(1) for part in parts])
 
 
 def on_device(dataset: SumDataset, device: torch.device) -> Batch:

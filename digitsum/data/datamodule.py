@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import lightning as L
 
 from digitsum.data.augmentation import Augmentation
-from digitsum.data.batches import Batch, Batches, device_room, on_device
+from digitsum.data.batches import Batch, Batches, device_room, ink_widths, on_device
 from digitsum.data.canvases import Layout
 from digitsum.data.composed import Composition, cached_dataset, dataset_folder
 from digitsum.data.glyphs import SPLITS
@@ -30,18 +30,21 @@ class ArraysData:
     Attributes:
         root: the folder.
         split_seed: of the 80/10/10 split; not the run's seed, so that a sweep over seeds has one validation set.
-        batch_size: images a batch, of all processes together.
+        batch_size: images a batch, of all processes together; a config may say `auto` until the images are counted.
         shuffle: of the training images: `full`, `blocks` (of neighbours on the disk, for sets larger than memory; see
             `digitsum.data.batches`), or `auto`: `blocks` above `BLOCKS_ABOVE`.
         on_device: keep training and validation images on the GPU, if there is one and they fit in half of what is free.
+        bucket_by_width: make training batches of images of like width, and cut them behind their ink: for networks that
+            take any width, twice as fast where a third of a canvas is blank. Not where `shuffle` is `blocks`.
     """
 
     kind: ClassVar = "arrays"
     root: str
     split_seed: int = 0
-    batch_size: int = 64
+    batch_size: Any = 64
     shuffle: str = "auto"
     on_device: bool = True
+    bucket_by_width: bool = False
 
     def __post_init__(self) -> None:
         self.root = str(Path(self.root).absolute())  # a checkpoint must find it from wherever it is used
@@ -58,16 +61,17 @@ class ComposedData(Composition):
         mnist_root: the folder that holds `MNIST/raw`.
         download: whether MNIST may be downloaded to `mnist_root`.
         datasets_dir: the folder in which composed sets are cached.
-        batch_size, shuffle, on_device: see `ArraysData`.
+        batch_size, shuffle, on_device, bucket_by_width: see `ArraysData`.
     """
 
     kind: ClassVar = "composed"
     mnist_root: str | None = None
     download: bool = False
     datasets_dir: str = "outputs/datasets"
-    batch_size: int = 64
+    batch_size: Any = 64
     shuffle: str = "auto"
     on_device: bool = True
+    bucket_by_width: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -193,14 +197,17 @@ class SumDataModule(L.LightningDataModule):
                 f"got {self.data.batch_size}"
             )
         large = self.splits["train"].num_bytes > BLOCKS_ABOVE
+        blocks = large if self.data.shuffle == "auto" else self.data.shuffle == "blocks"
+        bucketed = shuffle and self.data.bucket_by_width and not blocks
         return Batches(
             self.splits[split],
             self.data.batch_size,
             self.shuffle_seed if shuffle else None,
             rank=rank,
             world_size=world_size,
-            blocks=large if self.data.shuffle == "auto" else self.data.shuffle == "blocks",
+            blocks=blocks,
             device_cache=self._device_caches().get(split),
+            widths=ink_widths(self.splits[split]) if bucketed else None,
         )
 
     def _device_caches(self) -> dict[str, Batch]:
@@ -264,7 +271,7 @@ def _checked(settings: Any) -> Any:
 
 
 def _check(data: ArraysData | ComposedData) -> None:
-    if data.batch_size < 1:
+    if type(data.batch_size) is not int or data.batch_size < 1:
         raise InputError(f"data.batch_size: expected 1 or more images, got {data.batch_size}")
     if data.shuffle not in SHUFFLES:
         raise InputError(f"data.shuffle: expected one of {', '.join(SHUFFLES)}, got {data.shuffle!r}")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import digitsum.data.batches
-from digitsum.data.batches import BLOCK, WINDOW, Batches, block_order, full_order, on_device
+from digitsum.data.batches import BLOCK, WINDOW, Batches, block_order, full_order, ink_widths, on_device
 from digitsum.data.shards import MemmapImages, SumDataset
 
 NUM_IMAGES, BATCH_SIZE, NUM_BATCHES = 11, 4, 3
@@ -368,3 +368,54 @@ def test_a_window_of_the_block_order_is_shuffled_throughout():
     assert all(len(np.unique(part // BLOCK)) > 12 for part in np.array_split(window, WINDOW // 64))
     places = np.argsort(np.argsort(window))
     assert abs(np.corrcoef(places, np.arange(WINDOW))[0, 1]) < 0.05
+
+
+# --- images of like width
+
+
+@pytest.fixture
+def narrow():
+    """Two hundred images of 4x200, whose ink ends anywhere: image i has the sum i."""
+    widths = np.random.default_rng(0).integers(0, 201, 200)
+    widths[:2] = 0, 200
+    images = (np.arange(200) < widths[:, None, None]) * np.full((1, 4, 1), 9, np.uint8)
+    return SumDataset(MemmapImages([images]), torch.arange(200), torch.arange(200)), torch.from_numpy(widths)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_the_last_column_with_ink_is_found(narrow, dtype, monkeypatch):
+    monkeypatch.setattr(digitsum.data.batches, "_CHUNK", 7)
+    dataset, widths = narrow
+    images = dataset.images.gather(dataset.index).numpy().astype(dtype) / (1 if dtype == np.uint8 else 255)
+    index = torch.arange(1, 200, 3)
+    assert ink_widths(SumDataset(MemmapImages([images.astype(dtype)]), None, index)).tolist() == widths[index].tolist()
+
+
+def test_batches_of_like_width_hold_every_image_once_and_all_of_its_ink(narrow):
+    dataset, widths = narrow
+    batches = Batches(dataset, 6, 0, widths=widths)
+    epochs = [list(batches), list(batches)]
+    orders = [[batch["index"].tolist() for batch in epoch] for epoch in epochs]
+    assert orders[0] != orders[1]
+    for epoch in epochs:
+        assert sorted(flat(batch["index"].tolist() for batch in epoch)) == list(range(200))
+        for batch in epoch:
+            assert torch.equal(batch["sums"], batch["index"])
+            ink = widths[batch["index"]]
+            assert torch.equal((batch["images"][:, 0] > 0).sum(1), ink)
+            assert batch["images"].shape[2] == min(200, -(-(int(ink.max()) + 8) // 8) * 8)
+    pixels = sum(batch["images"].shape[2] * len(batch["index"]) for batch in epochs[0]) / 200
+    assert pixels < 125, "on average images of 100 columns, at random in batches up to 180"
+
+
+def test_an_epoch_of_like_widths_is_resumed_and_shared_among_processes(narrow):
+    dataset, widths = narrow
+    whole = order(Batches(dataset, 6, 5, widths=widths))
+    first = Batches(dataset, 6, 5, widths=widths)
+    seen = [batch["index"].tolist() for batch in islice(first, 10)]
+    second = Batches(dataset, 6, 5, widths=widths)
+    second.load_state_dict(first.state_dict())
+    assert seen + order(second) == whole
+    parts = [list(Batches(dataset, 6, 5, rank=rank, world_size=2, widths=widths)) for rank in (0, 1)]
+    assert [one["index"].tolist() + two["index"].tolist() for one, two in zip(*parts, strict=True)] == whole
+    assert all(one["images"].shape[2] == two["images"].shape[2] for one, two in zip(*parts, strict=True))
