@@ -19,7 +19,7 @@ WINDOW = 16 * BLOCK
 
 
 _BUCKETS = 16
-"""Batches whose images are sorted by width together: a batch then has little blank, and an epoch's order is still new."""
+"""Batches whose images are sorted by width together: little is blank then, and the order of an epoch is still new."""
 
 _MARGIN = 8
 """Columns left blank behind the last ink of a batch, into which augmentation may move it."""
@@ -70,7 +70,8 @@ def bucket_order(order: np.ndarray, widths: np.ndarray, batch_size: int, seed: i
         order: `(N,)`, places.
         widths: `(N,)`, of the image at each place.
         batch_size: images a batch.
-        seed, epoch: they fix the order of the batches.
+        seed: of the order of the batches.
+        epoch: the same.
     """
     rng = np.random.default_rng([seed, epoch, 1])
     whole = len(order) // batch_size * batch_size

@@ -1,5 +1,7 @@
 """Few images are seen more often each, in smaller batches, and fewer in all."""
 
+import itertools
+
 import pytest
 
 from digitsum.training.budget import budget_for, validation_interval
@@ -16,7 +18,7 @@ def test_fewer_images_are_seen_more_often_each_and_fewer_in_all():
     epochs = [budget_for(count).max_epochs for count in COUNTS]
     assert epochs == sorted(epochs, reverse=True)
     seen = [count * number for count, number in zip(COUNTS, epochs, strict=True)]
-    assert all(before <= 1.1 * after for before, after in zip(seen, seen[1:], strict=False))
+    assert all(before <= 1.1 * after for before, after in itertools.pairwise(seen))
 
 
 @pytest.mark.parametrize("count", COUNTS)
