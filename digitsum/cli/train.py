@@ -18,12 +18,14 @@ from digitsum.cli.overrides import command_line, shell_quote
 from digitsum.data.datamodule import SumDataModule
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import metrics_table
+from digitsum.figures import tolerate_failure, write_figure
 from digitsum.files import require_space, write_json, write_text
 from digitsum.metrics import monitor_mode
 from digitsum.models.checkpoints import read_checkpoint, save_safetensors
 from digitsum.models.module import SumModule
 from digitsum.runs.environment import environment
 from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
+from digitsum.training.clusters_figure import clusters_figure
 from digitsum.training.run import SUMMARY_SUFFIX, count_parameters, train
 from digitsum.training.signals import Signals
 from digitsum.training.warm_start import WARM_STARTS, wants_warm_start, warm_start
@@ -60,7 +62,7 @@ def run(
     if ckpt_path is None and cfg.init_from is None and wants_warm_start(cfg.warm_start, module, train_set):
         log.info("warm start: looking for the digits that the sums give away, then a few hundred steps on them")
         context = trainer.precision_plugin.forward_context
-        summary = warm_start(
+        labels, summary = warm_start(
             module,
             train_set,
             seed=cfg.seed,
@@ -69,6 +71,9 @@ def run(
             autocast=context,
         )
         log.info("warm start: %s", summary)
+        if labels is not None and is_rank_zero():
+            with tolerate_failure("clusters.png"):
+                write_figure(run_dir / "clusters.png", clusters_figure(labels.means, labels.probs, labels.sizes))
 
     if cfg.compile:
         module.net.compile()

@@ -47,6 +47,8 @@ class PseudoLabels:
         share: `M / N`.
         log_likelihood: of a canvas's sum given its clusters, the mean in nats.
         probs: `(K, 10)` float64, the clusters' distributions over the digits.
+        means: `(K, 28, 28)` float32, the clusters' mean glyphs.
+        sizes: `(K,)` int64, how many glyphs each has.
     """
 
     index: np.ndarray
@@ -54,6 +56,8 @@ class PseudoLabels:
     share: float
     log_likelihood: float
     probs: np.ndarray
+    means: np.ndarray
+    sizes: np.ndarray
 
 
 def label_by_sums(
@@ -88,7 +92,8 @@ def label_by_sums(
     sums = sums[index]
     present = np.arange(number[index].max()) < number[index, None]
     with threadpool_limits(1):  # the order in which several threads add up is chance
-        neighbours = _neighbours(_edge_directions(glyphs.images[clean[glyphs.canvas]]))
+        images = glyphs.images[clean[glyphs.canvas]]
+        neighbours = _neighbours(_edge_directions(images))
         cluster = _clusters(neighbours, seed)
         probs, log_likelihood = _fit(cluster, present, sums, seed)
         refined = _ask_neighbours(probs[cluster], neighbours, present, sums)
@@ -97,7 +102,9 @@ def label_by_sums(
     if -log_likelihood / len(sums) > _UNEXPLAINED * entropy:
         return None, f"the sums do not tell what the glyphs of {share} canvases are: training without a warm start"
     digits = np.where(present, most_probable_digits(_on_canvases(refined, present), sums), -1)
-    labels = PseudoLabels(index, digits, len(index) / len(canvases), log_likelihood / len(index), probs)
+    sizes = np.bincount(cluster)
+    means = np.stack([images[cluster == number].mean(axis=0) for number in range(len(sizes))])
+    labels = PseudoLabels(index, digits, len(index) / len(canvases), log_likelihood / len(index), probs, means, sizes)
     return labels, f"{share} canvases fall apart into {present.sum():,} glyphs in {len(probs)} clusters"
 
 

@@ -45,7 +45,7 @@ def warm_start(
     device: torch.device | str = "cpu",
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
     progress: Callable[[int], None] | None = None,
-) -> str:
+) -> tuple[PseudoLabels | None, str]:
     """Train the reader of `module` in place on the digits that the sums give away.
 
     One cycle of the learning rate to `module.optimizer_settings.lr`, whatever the schedule of the training after it.
@@ -63,7 +63,7 @@ def warm_start(
         progress: called with the number of steps since the last call.
 
     Returns:
-        One line: what was done, or why nothing was.
+        The digits that it was trained on, if any; and one line: what was done, or why nothing was.
     """
     net = module.net
     assert isinstance(net, Reader)
@@ -77,7 +77,7 @@ def warm_start(
     images, sums = train.images.gather(index), train.sums[index]
     labels, summary = label_by_sums(images.numpy(), sums.numpy(), net.counts, seed)
     if labels is None:
-        return summary
+        return None, summary
     home, was_training = module.device, net.training
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(cuda):
@@ -87,7 +87,7 @@ def warm_start(
         loss = _train(module, net, images, labels, rng, augmentation, steps, batch_size, autocast, progress)
         net.train(was_training)
         module.to(home)
-    return f"{summary}; {steps:,} steps on their digits, loss {loss:.2f}"
+    return labels, f"{summary}; {steps:,} steps on their digits, loss {loss:.2f}"
 
 
 def sequence_loss(output: torch.Tensor, digits: torch.Tensor) -> torch.Tensor:

@@ -47,9 +47,10 @@ def test_digits_that_do_not_fit_count_nothing():
 
 def test_it_trains_the_network_in_place_and_says_so_in_one_line(train):
     module, fresh, steps = make_module(), make_module(), []
-    summary = warm_start(
+    labels, summary = warm_start(
         module, train, seed=0, steps=12, batch_size=8, augmentation=Augmentation(shift=1.0), progress=steps.append
     )
+    assert labels.digits.sum(1).tolist() == train.sums[labels.index].tolist()
     assert "12 steps on their digits, loss" in summary
     assert "\n" not in summary
     assert sum(steps) == 12
@@ -72,7 +73,8 @@ def test_a_seeded_warm_start_repeats_itself_and_leaves_the_random_numbers_alone(
 
 def test_without_digits_the_network_stays_as_it_is():
     module, fresh = make_module(), make_module()
-    summary = warm_start(module, dataset(np.zeros((40, 40, 168), np.uint8), np.full(40, 18)), seed=0)
+    labels, summary = warm_start(module, dataset(np.zeros((40, 40, 168), np.uint8), np.full(40, 18)), seed=0)
+    assert labels is None
     assert summary.startswith("too few canvases fall apart cleanly (0 of 40)")
     assert all(torch.equal(*pair) for pair in zip(module.parameters(), fresh.parameters(), strict=True))
 
