@@ -23,9 +23,16 @@ from digitsum.models.checkpoints import model_of, read_checkpoint
 from digitsum.runs.locate import BEST_CHECKPOINT, newest_run
 from digitsum.training.signals import Signals
 
+SOME_REFUSED = 3
+"""The exit code where some of several pictures could not be read, and the table has the others."""
+
 
 def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
-    """Predict as `cfg` says, into its `run_dir`; returns what `write_predictions` returns."""
+    """Predict as `cfg` says, into its `run_dir`; returns what `write_predictions` returns.
+
+    Raises:
+        SystemExit: with `SOME_REFUSED`, once all is written: some pictures could not be read.
+    """
     if cfg.split not in (*SPLITS, "all"):
         raise InputError(f"split: expected one of {', '.join(SPLITS)}, all, got {cfg.split!r}")
     if cfg.batch_size < 1:
@@ -59,7 +66,8 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
                 )
             parts[name] = Batches(arrays, cfg.batch_size)
         else:
-            parts[name] = PictureBatches(arrays, module.image_size, cfg.batch_size)
+            wide = module.net.variable_width
+            parts[name] = PictureBatches(arrays, module.image_size, cfg.batch_size, variable_width=wide)
 
     folder = Path(cfg.run_dir)
     trainer = build_trainer(cfg, logger=False, callbacks=[], default_root_dir=str(folder))
@@ -72,6 +80,11 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
         for line in (folder / "predictions.csv").read_text(encoding="utf-8").splitlines()[:11]:
             log.info("  %s", line)
     log_written(folder)
+    refused = [entry for batches in parts.values() if isinstance(batches, PictureBatches) for entry in batches.refused]
+    for path, reason in refused:
+        log.warning("left out %s: %s", path, reason)
+    if refused:
+        raise SystemExit(SOME_REFUSED)
     return results
 
 
@@ -133,6 +146,8 @@ def open_input(path: Path) -> dict[str, SumDataset | list[Path]]:
         folders = {split: path / split for split in SPLITS if is_folder(path / split) and has_shards(path / split)}
         folders = {"input": path} if has_shards(path) else folders
         if pictures and not folders:
+            if len(files) > len(pictures):
+                log.info("%s: left out %d that are not named like pictures", path, len(files) - len(pictures))
             return {"input": find_pictures(path)}
         if pictures:
             log.info("%s: read the shards; left out %d pictures, %s first", path, len(pictures), pictures[0].name)

@@ -33,14 +33,20 @@ class Batch(TypedDict):
         index: `(B,)` int64, their numbers in the folder.
         sums: `(B,)` int64, where they are known.
         loss_weight: in one of several processes; see `Batches`.
-        changes: what was done to each picture, in words (`digitsum.data.pictures`).
+        lines: of pictures (`digitsum.data.pictures`), which of its rows of digits each image is, from 1.
+        changes: what was done to each picture, in words.
+        warnings: why a picture may be outside of what a model knows, in words.
+        num_components: how many pieces of ink a picture has, if they were counted.
     """
 
     images: torch.Tensor
     index: torch.Tensor
     sums: NotRequired[torch.Tensor]
     loss_weight: NotRequired[float]
+    lines: NotRequired[list[int]]
     changes: NotRequired[list[str]]
+    warnings: NotRequired[list[tuple[str, ...]]]
+    num_components: NotRequired[list[int | None]]
 
 
 def full_order(count: int, seed: int, epoch: int) -> np.ndarray:

@@ -1,8 +1,7 @@
-"""Pictures from a scanner, a camera or a drawing program, brought to the form that a model was trained on."""
+"""Pictures from a scanner, a camera or a drawing program: found, read, and put into batches."""
 
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,47 +9,48 @@ import torch
 from PIL import Image, ImageOps
 
 from digitsum.data.batches import Batch
+from digitsum.data.grey import read_grey
+from digitsum.data.preparation import Picture, prepare_rows
+from digitsum.data.rows import Components
 from digitsum.errors import InputError
 from digitsum.files import is_folder
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
-_MAX_PIXELS = 50_000_000  # a picture that unpacks to more is refused before it is unpacked
+SUFFIXES = (
+    ".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".avif", ".ppm", ".pgm", ".heic", ".heif",
+)  # fmt: skip
+"""What names of pictures end with. HEIC is among them to be refused by its name instead of left out in silence."""
 
+PREPARE = ("auto", "none")
 
-@dataclass(frozen=True)
-class Picture:
-    """A picture as the model gets it.
+NO_DIGITS = "no digits found"
+"""The warning of a picture on which nothing is like ink."""
 
-    Attributes:
-        image: `(H, W)` uint8, bright ink on a dark ground.
-        changes: what was done to the file's picture, in words.
-    """
-
-    image: np.ndarray
-    changes: str
+_MAX_SIDE = 2_000  # pixels in which rows of digits are looked for
+_MAX_WIDTH = 4_000  # of a canvas, the widest that a reader takes
+_CANVAS_DIGITS = (8, 34)  # heights of what hangs together on a canvas: tiles of 28 pixels, touching ones at most 31
 
 
 def find_pictures(path: Path) -> list[Path]:
-    """The picture at `path`, or the pictures in that folder, in the order of their names.
+    """The picture at `path`, or what is named like a picture in that folder, in the order of the names.
 
     Raises:
-        InputError: no picture there.
+        InputError: a folder that cannot be read, or without pictures.
     """
-    if is_folder(path):
-        try:
-            found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-        except OSError as error:
-            raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-        if not found:
-            raise InputError(f"{path}: expected pictures ({', '.join(SUFFIXES)}), found none")
-        return found
-    return [path]
+    if not is_folder(path):
+        return [path]
+    try:
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if not found:
+        raise InputError(f"{path}: expected pictures ({', '.join(SUFFIXES)}), found none")
+    return found
 
 
 def read_picture(path: Path, image_size: tuple[int, int]) -> Picture:
-    """Read a picture and bring it to `(H, W)`.
+    """Read a picture as it is and bring it to `(H, W)`.
 
-    It becomes grey (what is transparent becomes white), is inverted when its border is bright (dark ink on paper),
+    It becomes grey (what is transparent becomes paper), is inverted when its border is bright (dark ink on paper),
     scaled to the height `H` with its aspect kept, scaled down further when it is wider than `W`, and padded with 0 on
     the right and below.
 
@@ -58,32 +58,9 @@ def read_picture(path: Path, image_size: tuple[int, int]) -> Picture:
         InputError: the file is missing, no picture, damaged, or absurdly large.
     """
     height, width = image_size
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns above its own limit, we refuse below it
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path, formats=("PNG", "JPEG")) as file:
-                if file.width * file.height > _MAX_PIXELS:
-                    raise InputError(
-                        f"{path}: expected at most {_MAX_PIXELS:,} pixels, found {file.width}x{file.height}; shrink it"
-                    )
-                upright = ImageOps.exif_transpose(file)
-                if upright.mode.startswith("I"):  # 16 bits: Pillow's own conversion clips instead of scaling
-                    upright = Image.fromarray((np.asarray(upright) // 257).astype(np.uint8))
-                upright = upright.convert("RGBA")
-    except InputError:
-        raise
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: expected a PNG or JPEG picture, found nothing") from error
-    except Exception as error:  # a damaged picture raises whatever the decoder stumbled over
-        raise InputError(f"{path}: expected a PNG or JPEG picture, found one that cannot be read ({error})") from error
-    paper = Image.new("RGBA", upright.size, "white")
-    grey = Image.alpha_composite(paper, upright).convert("L") if _has_holes(upright) else upright.convert("L")
-
+    grey, _ = read_grey(path)
     changes = []
-    pixels = np.asarray(grey)
-    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    if np.median(border) > 127:
+    if _has_bright_border(np.asarray(grey)):
         grey = ImageOps.invert(grey)
         changes.append("inverted")
     scale = min(height / grey.height, width / grey.width)
@@ -98,35 +75,137 @@ def read_picture(path: Path, image_size: tuple[int, int]) -> Picture:
     return Picture(image, ", ".join(changes) or "as it is")
 
 
-class PictureBatches:
-    """Batches of pictures, read one batch at a time.
+def read_rows(
+    path: Path, image_size: tuple[int, int], prepare: str = "auto", *, variable_width: bool = False
+) -> list[Picture]:
+    """Read the rows of digits on a picture, from top to bottom.
 
     Args:
-        paths: the files.
+        path: the file.
+        image_size: `(H, W)` of the canvases that the model was trained on.
+        prepare: `auto` finds the rows and brings each to the form of a canvas (`digitsum.data.preparation`), but leaves
+            a picture that is like a canvas as it is: as high as one, with digits as high as on one, on a ground of
+            exactly 0 (or the inverse of that). `none` is `read_picture`.
+        variable_width: whether the model takes images of any width; else wide rows are shrunk to `W`.
+
+    Returns:
+        At least one, each `(H, W)` or wider. Where nothing is like ink: zeros, with the warning `no digits found`.
+
+    Raises:
+        InputError: see `read_picture`.
+    """
+    if prepare == "none":
+        return [read_picture(path, image_size)]
+    height, width = image_size
+    grey, scale = read_grey(path, _MAX_SIDE)
+    canvas = _as_canvas(np.asarray(grey), height)
+    rows = [canvas] if canvas else prepare_rows(np.asarray(grey), height)
+    if not rows:
+        return [Picture(np.zeros(image_size, np.uint8), "none", (NO_DIGITS,), None, 0)]
+    rows = [_fitted(row, width, _MAX_WIDTH if variable_width else width) for row in rows]
+    return [replace(row, box=row.box and tuple(round(edge * scale) for edge in row.box)) for row in rows]
+
+
+class PictureBatches:
+    """Batches of pictures, read one after the other; a picture with several rows of digits is several images.
+
+    A file that cannot be read is left out. After a pass `refused` has each of them with the reason.
+
+    Args:
+        paths: the files, one or more.
         image_size: `(H, W)` that the model was trained on.
         batch_size: 1 or more.
+        prepare: `auto` or `none`, see `read_rows`.
+        variable_width: whether the model takes images of any width.
 
-    Each batch has, beside `images` and `index`, what was done to each picture as `changes`, a list of strings.
+    Each batch has `images` `(B, H, W)` uint8, as wide as the widest, `index` `(B,)` int64, which of the paths each is
+    from, and as lists `lines` (which row of the picture, from 1), and `changes`, `warnings` and `num_components` of
+    each `Picture`.
+
+    Raises:
+        InputError: another `prepare`; in a pass: no file at all can be read.
     """
 
-    def __init__(self, paths: list[Path], image_size: tuple[int, int], batch_size: int) -> None:
+    def __init__(
+        self,
+        paths: list[Path],
+        image_size: tuple[int, int],
+        batch_size: int,
+        *,
+        prepare: str = "auto",
+        variable_width: bool = False,
+    ) -> None:
+        if prepare not in PREPARE:
+            raise InputError(f"prepare: expected one of {', '.join(PREPARE)}, got {prepare!r}")
         self.paths = paths
         self.image_size = image_size
         self.batch_size = batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.paths) // self.batch_size)
+        self.prepare = prepare
+        self.variable_width = variable_width
+        self.refused: list[tuple[Path, str]] = []
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.paths), self.batch_size):
-            pictures = [read_picture(path, self.image_size) for path in self.paths[start : start + self.batch_size]]
-            yield {
-                "images": torch.from_numpy(np.stack([picture.image for picture in pictures])),
-                "index": torch.arange(start, start + len(pictures)),
-                "changes": [picture.changes for picture in pictures],
-            }
+        self.refused = []
+        rows: list[tuple[int, int, Picture]] = []
+        for number, path in enumerate(self.paths):
+            try:
+                found = read_rows(path, self.image_size, self.prepare, variable_width=self.variable_width)
+            except InputError as error:
+                self.refused.append((path, str(error).removeprefix(f"{path}: ")))
+                continue
+            rows += [(number, line, row) for line, row in enumerate(found, start=1)]
+            while len(rows) >= self.batch_size:
+                yield _batch(rows[: self.batch_size])
+                del rows[: self.batch_size]
+        if rows:
+            yield _batch(rows)
+        if len(self.refused) == len(self.paths):
+            path, reason = self.refused[0]
+            more = f"; none of the {len(self.paths)} pictures can be read" if len(self.paths) > 1 else ""
+            raise InputError(f"{path}: {reason}{more}")
 
 
-def _has_holes(picture: Image.Image) -> bool:
-    low, _ = picture.getchannel("A").getextrema()
-    return low < 255  # type: ignore[operator]
+def _batch(rows: list[tuple[int, int, Picture]]) -> Batch:
+    numbers, lines, pictures = zip(*rows, strict=True)
+    width = max(picture.image.shape[1] for picture in pictures)
+    images = [np.pad(picture.image, ((0, 0), (0, width - picture.image.shape[1]))) for picture in pictures]
+    return {
+        "images": torch.from_numpy(np.stack(images)),
+        "index": torch.tensor(numbers),
+        "lines": list(lines),
+        "changes": [picture.changes for picture in pictures],
+        "warnings": [picture.warnings for picture in pictures],
+        "num_components": [picture.num_components for picture in pictures],
+    }
+
+
+def _as_canvas(pixels: np.ndarray, height: int) -> Picture | None:
+    """The picture as it is, if it is like a canvas."""
+    changes = "as it is"
+    if _has_bright_border(pixels):
+        pixels, changes = 255 - pixels, "inverted"
+    if len(pixels) != height or (pixels == 0).mean() < 0.5:
+        return None
+    components = Components(pixels > 0)
+    low, high = _CANVAS_DIGITS
+    return Picture(pixels, changes) if components and low <= components.digit_height <= high else None
+
+
+def _fitted(row: Picture, min_width: int, max_width: int) -> Picture:
+    """A row shrunk to `max_width` or padded with 0 on the right to `min_width`."""
+    height, width = row.image.shape
+    if width > max_width:
+        lower = max(1, round(height * max_width / width))
+        smaller = np.asarray(Image.fromarray(row.image).resize((max_width, lower), Image.Resampling.LANCZOS))
+        above = (height - lower) // 2
+        shrunk = np.pad(smaller, ((above, height - lower - above), (0, 0)))
+        words = () if lower > 0.8 * height else ("too many digits for the width",)
+        changes = f"{row.changes}, shrunk from a width of {width} to {max_width}"
+        return replace(row, image=shrunk, changes=changes, warnings=row.warnings + words)
+    if width < min_width:
+        return replace(row, image=np.pad(row.image, ((0, 0), (0, min_width - width))))
+    return row
+
+
+def _has_bright_border(pixels: np.ndarray) -> bool:
+    return bool(np.median(np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])) > 127)

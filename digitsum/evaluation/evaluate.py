@@ -69,7 +69,8 @@ def example_from_batch(batch: Batch, prediction: Prediction, row: int, part: str
 
 def examples_figure(images: Sequence[Example], title: str, *, named: bool = True) -> Figure:
     """Images with their predictions, and with the digits and the distribution of the sum where the network has them."""
-    pixels = np.stack([one.image for one in images])
+    width = max(one.image.shape[1] for one in images)  # batches of pictures differ
+    pixels = np.stack([np.pad(one.image, ((0, 0), (0, width - one.image.shape[1]))) for one in images])
     known = [one.target for one in images if one.target is not None]
     target = np.array(known) if len(known) == len(images) else None
     names = [one.name for one in images] if named else None
@@ -151,6 +152,8 @@ def predict(
 ) -> None:
     """Run the model in evaluation mode over all batches, or as many as `trainer.limit_predict_batches` says.
 
+    How many batches pictures will be nobody knows before they are read: a share is then all of them.
+
     Each listener is called with `(batch, prediction)`. Nothing is collected here, so memory does not grow with the
     number of images. It is a loop of its own because `trainer.predict` calls all the callbacks of a training again.
 
@@ -164,7 +167,9 @@ def predict(
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     precision.convert_module(module).to(device).eval()
     limit, bar = trainer.limit_predict_batches, trainer.progress_bar_callback
-    count = min(limit, len(batches)) if isinstance(limit, int) else int(limit * len(batches))
+    size = len(batches) if isinstance(batches, Batches) else None
+    count = limit if isinstance(limit, int) else None if size is None else int(limit * size)
+    count = count if size is None or count is None else min(count, size)
     quiet, every = bar is None or not trainer.is_global_zero, getattr(bar, "refresh_rate", 1)
     with torch.inference_mode():
         taken = itertools.islice(batches, count)

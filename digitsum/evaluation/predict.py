@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 
 from digitsum.data.batches import Batch, Batches
-from digitsum.data.pictures import PictureBatches
+from digitsum.data.pictures import NO_DIGITS, PictureBatches
 from digitsum.evaluation.calibration import Calibration
 from digitsum.evaluation.evaluate import Evaluation, Example, example_from_batch, examples_figure, predict
 from digitsum.evaluation.transcription import TranscriptionAccuracy
@@ -21,6 +21,7 @@ from digitsum.models.module import SumModule
 from digitsum.runs.locate import METRICS_FILE
 
 _NUM_SHOWN = 12
+_SURE = 0.93  # of each digit, the mean probability below which a picture's reading is called unsure
 
 
 def write_predictions(
@@ -32,8 +33,9 @@ def write_predictions(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """Predict every image of every part and write the results into `folder`.
 
-    Writes `predictions.csv` (`part`, `index` or `file`, `predicted`, `rounded`, for pictures `changes`, and where the
-    sums are known `actual` and `error`), and where they are known `metrics.json`, `scatter.png` and `worst.png`.
+    Writes `predictions.csv` (`part`, `index` or for pictures `file` and `line`, `predicted`, `rounded`, for pictures
+    `changes` and `warnings`, and where the sums are known `actual` and `error`), and where they are known
+    `metrics.json`, `scatter.png` and `worst.png`. A picture without digits has a row without numbers.
 
     From a network that predicts digits the table also gets `probability` (of the rounded sum), `low` and `high` (the
     ends of the central 90 % interval) and `digits`, and `overlays.png` shows the first images, where the sums are known
@@ -57,7 +59,7 @@ def write_predictions(
     total, total_calibration, overlays = Evaluation(module.train_mean, _NUM_SHOWN), Calibration(), _Overlays()
     rows: dict[str, dict[str, Any]] = {}
     with written_whole(folder / "predictions.csv") as file:
-        text = io.TextIOWrapper(file, "utf-8", newline="", write_through=True)
+        text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="", write_through=True)
         writer = csv.writer(text, lineterminator="\n")
         for number, (part, batches) in enumerate(parts.items()):
             listeners: list[Any] = [_Table(writer, part, batches, header=number == 0, digits=digits)]
@@ -96,6 +98,23 @@ def write_predictions(
         write_figure(folder / "reliability.png", reliability_figure(*curves, f"Confidence: {names}"))
     write_json(folder / METRICS_FILE, results)
     return results
+
+
+def doubts_of(digits: str, probability: float, num_components: int | None) -> tuple[str, ...]:
+    """Why a reading of a picture may be wrong, in words.
+
+    Args:
+        digits: that were read.
+        probability: of their sum.
+        num_components: pieces of ink that there are, if they were counted.
+
+    Example:
+        >>> doubts_of("407", 0.99, 3), doubts_of("407", 0.6, 2)
+        ((), ('digits unlike the pieces of ink', 'low probability'))
+    """
+    unlike = num_components is not None and len(digits) != num_components
+    unsure = probability < _SURE ** max(1, len(digits))
+    return ("digits unlike the pieces of ink",) * unlike + ("low probability",) * unsure
 
 
 class _Overlays:
@@ -143,9 +162,9 @@ class _Table:
         if header:
             known = isinstance(batches, Batches) and batches.dataset.sums is not None
             writer.writerow(
-                ["part", "file" if self._paths else "index", "predicted", "rounded"]
+                ["part", *(["file", "line"] if self._paths else ["index"]), "predicted", "rounded"]
                 + (["probability", "low", "high", "digits"] if digits else [])
-                + (["changes"] if self._paths else [])
+                + (["changes", "warnings"] if self._paths else [])
                 + (["actual", "error"] if known else [])
             )
 
@@ -159,11 +178,18 @@ class _Table:
             probability = [f"{p:.4f}" for p in probability_of(probs, preds).tolist()]
             low, high = interval_of(probs)
             columns = [probability, low.tolist(), high.tolist(), prediction.sequence.texts()]
-        if self._paths:
-            columns.append(batch["changes"])
         for row, (index, pred) in enumerate(zip(batch["index"].tolist(), preds.tolist(), strict=True)):
-            cells = [self._part, self._paths[index].name if self._paths else index, f"{pred:.4f}", rounded[row]]
-            cells += [column[row] for column in columns]
+            numbers = [f"{pred:.4f}", rounded[row], *(column[row] for column in columns)]
+            if self._paths:
+                warnings = batch["warnings"][row]
+                if NO_DIGITS in warnings:
+                    numbers = [""] * len(numbers)
+                elif prediction.probs is not None:
+                    warnings += doubts_of(numbers[-1], float(numbers[2]), batch["num_components"][row])
+                cells = [self._part, self._paths[index].name, batch["lines"][row], *numbers]
+                cells += [batch["changes"][row], ", ".join(warnings)]
+            else:
+                cells = [self._part, index, *numbers]
             if sums is not None:
                 cells += [sums[row], f"{pred - sums[row]:.4f}"]
             self._writer.writerow(cells)
