@@ -1,5 +1,6 @@
 """Pictures of every allowed kind become bright ink on a dark ground of one size, and bad ones are refused in a line."""
 
+import os
 import struct
 import zlib
 from contextlib import contextmanager
@@ -9,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from digitsum.data.pictures import PictureBatches, find_pictures, read_picture
+from digitsum.data.canvases import Layout, compose
+from digitsum.data.glyphs import load_glyph_pools
+from digitsum.data.pictures import NO_DIGITS, PictureBatches, find_pictures, read_picture, read_rows
 from digitsum.errors import InputError
 
 SIZE = (40, 168)
@@ -258,15 +261,23 @@ def test_a_png_with_damaged_data_is_refused(tmp_path):
 
 def test_text_named_as_a_picture_is_refused(tmp_path):
     (tmp_path / "notes.png").write_text("17 = 9 + 8\n")
-    with refused(tmp_path / "notes.png", "expected a PNG or JPEG picture"):
+    with refused(tmp_path / "notes.png", "expected a picture"):
         read_picture(tmp_path / "notes.png", SIZE)
 
 
-def test_another_format_named_as_a_png_is_refused(save):
-    path = save(strokes(), "drawing.gif")
+def test_a_format_for_which_another_program_would_be_called_is_refused(save):
+    path = save(strokes(), "drawing.eps")
     path = path.rename(path.with_suffix(".png"))
-    with refused(path, "expected a PNG or JPEG picture"):
+    with refused(path, "expected a picture"):
         read_picture(path, SIZE)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0\0\0 ftypheic" + bytes(100)])
+@pytest.mark.parametrize("name", ["photo.heic", "photo.HEIF"])
+def test_heic_is_refused_by_its_name(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with refused(tmp_path / name, "HEIC", "save it as JPEG or PNG"):
+        read_picture(tmp_path / name, SIZE)
 
 
 def test_a_missing_picture_and_a_folder_in_its_place_are_refused(tmp_path):
@@ -283,7 +294,8 @@ def test_the_pictures_of_a_folder_are_found_in_the_order_of_their_names(tmp_path
     names = ["b.png", "a.jpeg", "c.JPG", "notes.txt", "d.gif", "png", "a2.png", "a10.png"]
     for name in names:
         (tmp_path / name).touch()
-    assert [path.name for path in find_pictures(tmp_path)] == ["a.jpeg", "a10.png", "a2.png", "b.png", "c.JPG"]
+    expected = ["a.jpeg", "a10.png", "a2.png", "b.png", "c.JPG", "d.gif"]
+    assert [path.name for path in find_pictures(tmp_path)] == expected
 
 
 def test_one_picture_is_found_by_its_path_whatever_its_name(tmp_path):
@@ -300,10 +312,9 @@ def test_batches_hold_every_picture_in_order_with_what_was_done_to_it(save):
     drawings = [strokes(ink=100 + 20 * number) for number in range(5)]
     drawings[3] = 255 - drawings[3]
     paths = [save(pixels, f"{number}.png") for number, pixels in enumerate(drawings)]
-    batches = PictureBatches(paths, SIZE, 2)
-    got = list(batches)
-    assert len(batches) == len(got) == 3
+    got = list(PictureBatches(paths, SIZE, 2))
     assert [batch["index"].tolist() for batch in got] == [[0, 1], [2, 3], [4]]
+    assert [batch["lines"] for batch in got] == [[1, 1], [1, 1], [1]]
     assert [batch["changes"] for batch in got] == [["as it is"] * 2, ["as it is", "inverted"], ["as it is"]]
     images = torch.cat([batch["images"] for batch in got])
     assert (images.dtype, images.shape) == (torch.uint8, (5, *SIZE))
@@ -316,8 +327,162 @@ def test_batches_of_pictures_can_be_gone_through_again(save):
     assert [len(list(batches)) for _ in range(2)] == [1, 1]
 
 
-def test_a_bad_picture_among_good_ones_is_refused_by_its_name(save, tmp_path):
-    paths = [save(strokes(), "good.png"), tmp_path / "bad.png"]
-    paths[1].write_text("not a picture")
-    with refused(paths[1]):
+def test_what_cannot_be_read_is_left_out_and_named_with_its_reason(save, tmp_path):
+    paths = [save(strokes(), name) for name in ("a.png", "z.png")]
+    (tmp_path / "bad.png").write_text("not a picture")
+    (tmp_path / "._a.png").write_bytes(b"\0\5\x16\7" + bytes(50))
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "notes.txt").touch()
+    batches = PictureBatches(find_pictures(tmp_path), SIZE, 8)
+    for _ in range(2):  # each pass begins anew
+        (batch,) = batches
+        assert [batches.paths[index] for index in batch["index"]] == paths
+        reasons = {path.name: reason for path, reason in batches.refused}
+        assert list(reasons) == ["._a.png", "bad.png", "folder.png"]
+        assert "macOS" in reasons["._a.png"]
+        assert "cannot be read" in reasons["bad.png"]
+        assert reasons["folder.png"] == "expected a picture, found a folder"
+
+
+def test_where_nothing_can_be_read_the_first_file_is_named(tmp_path):
+    paths = [tmp_path / "a.png", tmp_path / "b.png"]
+    with refused(paths[0], "found nothing", "none of the 2 pictures"):
         list(PictureBatches(paths, SIZE, 8))
+    with pytest.raises(InputError) as caught:
+        list(PictureBatches(paths[1:], SIZE, 8))
+    assert str(caught.value) == f"{paths[1]}: expected a picture, found nothing"
+
+
+def test_a_name_that_is_not_utf8_is_read_like_another(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.png")
+    try:
+        Image.fromarray(strokes()).save(path)
+    except OSError:
+        pytest.skip("this file system takes no such names")
+    (batch,) = PictureBatches(find_pictures(tmp_path), SIZE, 8)
+    assert np.array_equal(batch["images"][0], strokes())
+
+
+def test_another_way_to_prepare_is_refused():
+    with refused("prepare", "auto, none", "'best'"):
+        PictureBatches([], SIZE, 1, prepare="best")
+
+
+def test_without_preparation_a_picture_is_what_read_picture_makes_of_it(save):
+    path = save(255 - strokes(80, 100))
+    (batch,) = PictureBatches([path], SIZE, 8, prepare="none")
+    assert np.array_equal(batch["images"][0], read_picture(path, SIZE).image)
+    assert batch["warnings"] == [()]
+
+
+def page(*rows):
+    """White paper with rows of upright rectangles as digits, each row so many."""
+    pixels = np.full((100 * len(rows), 60 + 60 * max(rows)), 255, np.uint8)
+    for row, count in enumerate(rows):
+        for number in range(count):
+            pixels[100 * row + 30 : 100 * row + 80, 40 + 60 * number : 48 + 60 * number] = 0
+    return pixels
+
+
+def test_the_rows_of_a_picture_go_into_batches_one_by_one(save):
+    paths = [save(page(3, 2, 4), "a.png"), save(page(1), "b.png")]
+    got = list(PictureBatches(paths, SIZE, 3, variable_width=True))
+    assert [batch["index"].tolist() for batch in got] == [[0, 0, 0], [1]]
+    assert [batch["lines"] for batch in got] == [[1, 2, 3], [1]]
+    assert [batch["num_components"] for batch in got] == [[3, 2, 4], [1]]
+
+
+def test_a_model_of_any_width_gets_wide_rows_whole_and_another_one_shrunk(save):
+    path = save(page(9))
+    (wide,) = read_rows(path, SIZE, variable_width=True)
+    assert wide.image.shape[1] > SIZE[1]
+    (shrunk,) = read_rows(path, SIZE)
+    assert shrunk.image.shape == SIZE
+    assert "shrunk from a width of" in shrunk.changes
+    assert "too many digits for the width" in shrunk.warnings
+    assert shrunk.image.max() > 200
+
+
+def test_images_of_one_batch_are_padded_to_the_widest(save):
+    paths = [save(page(9), "a.png"), save(page(1), "b.png")]
+    (batch,) = PictureBatches(paths, SIZE, 8, variable_width=True)
+    assert batch["images"].shape[2] > SIZE[1]
+    assert batch["images"][1, :, SIZE[1] :].max() == 0
+
+
+# --- like a canvas
+
+
+@pytest.mark.parametrize("name", ["canvas.png", "canvas.bmp", "canvas.tif", "canvas.gif", "canvas.pgm"])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_canvas_passes_through_unchanged(save, canvases, name, inverted):
+    for canvas in canvases:
+        path = save(255 - canvas if inverted else canvas, name)
+        (row,) = read_rows(path, SIZE, variable_width=True)
+        assert np.array_equal(row.image, canvas)
+        assert row.image.shape == read_picture(path, SIZE).image.shape
+        assert (row.changes, row.warnings) == ("inverted" if inverted else "as it is", ())
+
+
+def test_a_narrow_canvas_is_padded_as_ever(save, canvases):
+    path = save(canvases[0][:, :100])
+    (row,) = read_rows(path, SIZE, variable_width=True)
+    assert np.array_equal(row.image, read_picture(path, SIZE).image)
+
+
+@pytest.fixture
+def canvases():
+    pool = load_glyph_pools("bundled")["test"]
+    return compose(Layout(), pool, seed=3, stream=0, start=0, count=6)[0]
+
+
+# --- formats and sizes
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tif", "a.gif", "a.pgm", "a.webp", "a.avif", "a.jpg", "a"])
+def test_every_format_is_read_alike(save, name):
+    options = {"lossless": True} if name.endswith("webp") else {"quality": 95} if name[-3:] in ("jpg", "vif") else {}
+    if name == "a":
+        options["format"] = "PNG"
+    picture = read_picture(save(strokes(), name, **options), SIZE)
+    assert np.abs(picture.image.astype(int) - strokes()).max() <= (15 if options.get("quality") else 1)
+
+
+def test_of_several_frames_the_first_is_read(save):
+    frames = [Image.fromarray(strokes(ink=ink)) for ink in (200, 90)]
+    path = save(frames[0], "moving.gif", save_all=True, append_images=frames[1:])
+    assert read_picture(path, SIZE).image.max() == 200
+
+
+def test_bright_ink_on_nothing_is_on_black_paper(save):
+    picture = Image.new("RGBA", SIZE[::-1], (255, 255, 255, 0))
+    picture.putalpha(Image.fromarray(strokes()))
+    read = read_picture(save(picture), SIZE)
+    assert read.changes == "as it is"
+    assert np.abs(read.image.astype(int) - strokes()).max() <= 1
+
+
+def test_a_picture_of_floats_is_scaled_to_its_own_range(save):
+    picture = Image.fromarray(strokes().astype(np.float32) * 1e-3)
+    read = read_picture(save(picture, "a.tif"), SIZE)
+    assert box(read.image) == box(strokes(ink=255))
+
+
+@pytest.mark.parametrize("name", ["large.jpg", "large.png"])
+def test_a_large_photo_is_shrunk_early_and_boxes_are_in_its_own_pixels(save, name):
+    pixels = np.full((3000, 4000), 180, np.uint8)
+    for number in range(4):
+        pixels[1000:1300, 800 + 300 * number : 840 + 300 * number] = 40
+    path = save(Image.fromarray(pixels).convert("RGB"), name)
+    (row,) = read_rows(path, SIZE, variable_width=True)
+    assert row.num_components == 4
+    assert np.abs(np.array(row.box) - [800, 1000, 1740, 1300]).max() <= 8
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (5000, 1), (3, 7), (40, 168)])
+@pytest.mark.parametrize("value", [0, 9, 255])
+def test_a_plain_picture_of_any_shape_has_no_digits(save, size, value):
+    (row,) = read_rows(save(np.full(size, value, np.uint8)), SIZE)
+    assert row.image.shape == SIZE
+    assert row.image.max() == 0
+    assert (row.warnings, row.num_components) == ((NO_DIGITS,), 0)

@@ -32,7 +32,7 @@ from digitsum.cli.resume_config import recorded_config
 from digitsum.data.composed import Composition, cached_dataset, write_dataset
 from digitsum.data.datamodule import ArraysData, SumDataModule, data_of
 from digitsum.data.glyphs import load_glyph_pools
-from digitsum.data.pictures import find_pictures, read_picture
+from digitsum.data.pictures import find_pictures, read_picture, read_rows
 from digitsum.data.shards import open_shards, open_splits, read_images, read_sums
 from digitsum.errors import InputError
 from digitsum.files import read_json, read_npy
@@ -75,7 +75,7 @@ def picture(kind):
     return buffer.getvalue()
 
 
-PICTURES = {kind: picture(kind) for kind in ("png", "jpeg")}
+PICTURES = {kind: picture(kind) for kind in ("png", "jpeg", "bmp", "tiff", "gif", "webp", "ppm", "avif")}
 
 
 @contextmanager
@@ -209,13 +209,22 @@ def test_damaged_glyphs_are_glyphs_or_refused(place, steps, which):
 
 
 @damaging
-@given(steps=DAMAGE, kind=st.sampled_from(["png", "jpeg"]))
+@given(steps=DAMAGE, kind=st.sampled_from(list(PICTURES)))
 def test_a_damaged_picture_is_a_picture_or_refused(place, steps, kind):
     path = put(place / f"photo.{kind}", damaged(PICTURES[kind], steps))
     with little_memory(600):  # the largest picture that is taken has 50 million pixels
         found = outcome(path, lambda: read_picture(path, SIZE))
     if found is not None:
         assert (found.image.shape, found.image.dtype) == (SIZE, np.uint8)
+
+
+@damaging
+@given(steps=DAMAGE, kind=st.sampled_from(list(PICTURES)))
+def test_a_damaged_picture_has_rows_of_digits_or_none_or_is_refused(place, steps, kind):
+    path = put(place / f"photo.{kind}", damaged(PICTURES[kind], steps))
+    with little_memory(600):
+        found = outcome(path, lambda: read_rows(path, SIZE))
+    assert found is None or {(row.image.shape, row.image.dtype) for row in found} == {(SIZE, np.dtype(np.uint8))}
 
 
 @pytest.fixture(scope="module")
@@ -368,6 +377,16 @@ def test_a_png_that_claims_to_unpack_to_gigabytes_does_not(tmp_path, content):
     with little_memory():
         found = outcome(path, lambda: read_picture(path, SIZE))
     assert found is None or found.image.shape == SIZE
+    with little_memory():
+        rows = outcome(path, lambda: read_rows(path, SIZE))
+    assert rows is None or all(row.image.shape == SIZE for row in rows)
+
+
+@pytest.mark.parametrize(("name", "megabytes"), [("photo.jpg", 200), ("photo.png", 400)])
+def test_the_largest_picture_takes_bounded_memory(tmp_path, name, megabytes):
+    Image.new("RGB", (8_000, 6_000), (190, 180, 170)).save(tmp_path / name)
+    with little_memory(megabytes):
+        read_rows(tmp_path / name, SIZE)
 
 
 def test_a_checkpoint_that_unpacks_to_more_than_its_size_is_refused_before_it_does(tmp_path, checkpoint):
