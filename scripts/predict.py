@@ -4,12 +4,14 @@
     python scripts/predict.py split=train                        on its training set: train, val, test or all
     python scripts/predict.py ckpt_path=FILE input=FOLDER        on shards data0.npy, lab0.npy, ... (lab* optional)
     python scripts/predict.py ckpt_path=FILE input=images.npy    on one array of images
-    python scripts/predict.py ckpt_path=FILE input=photo.png     on a PNG or JPEG, or a folder of them
+    python scripts/predict.py ckpt_path=FILE input=photo.png     on a picture, or a folder of them
 
 Settings, as key=value:
     ckpt_path=FILE           the checkpoint; it holds all that is needed. Default: the newest finished run's best one
     split=train|val|test|all the run's own data (default val)
     input=PATH               images to read instead
+    prepare=auto|none        of pictures: bring paper, rules, rows and sizes to what the model knows (default), or
+                             scale them as they are
     num_digits=null|4|[1,8]  how many digits the images hold, for a model that reads them; null: any number.
                              Default: what it was trained for
     tta=1                    for such a model: over how many shifted copies of an image to average, 1 to 6
@@ -19,12 +21,13 @@ Settings, as key=value:
     data_root=FOLDER         where the run's own arrays are, if they have moved
     debug=true               show a mistake's traceback
 
-Pictures are scaled to the height that the model was trained on, aspect kept, padded on the right, shrunk if too wide,
-and inverted when their border is bright; predictions.csv says what was done to each.
+On a photo, scan or drawing the rows of digits are found, each a line of predictions.csv, which says what was done to it
+and why it may be wrong; a picture that is like the training images stays as it is. A file that cannot be read is left
+out and named, and the exit code is then 3.
 
 Writes predictions.csv, and where the sums are known metrics.json, scatter.png and worst.png, into
-outputs/predictions/<time>/; for a model that reads digits also overlays.png and, where the sums are known,
-reliability.png.
+outputs/predictions/<time>/; for a model that reads digits also overlays.png (of pictures all, in pages) and, where the
+sums are known, reliability.png.
 """
 
 from digitsum.cli.console import print_help_and_exit, report_user_errors, run_script

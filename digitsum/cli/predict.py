@@ -1,5 +1,7 @@
 """A prediction as a config describes it: the model of a checkpoint on its own data or on the user's images."""
 
+import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,9 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
             parts[name] = Batches(arrays, cfg.batch_size)
         else:
             wide = module.net.variable_width
-            parts[name] = PictureBatches(arrays, module.image_size, cfg.batch_size, variable_width=wide)
+            parts[name] = PictureBatches(
+                arrays, module.image_size, cfg.batch_size, prepare=cfg.prepare, variable_width=wide
+            )
 
     folder = Path(cfg.run_dir)
     trainer = build_trainer(cfg, logger=False, callbacks=[], default_root_dir=str(folder))
@@ -80,12 +84,28 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
         for line in (folder / "predictions.csv").read_text(encoding="utf-8").splitlines()[:11]:
             log.info("  %s", line)
     log_written(folder)
+    if cfg.input is not None:
+        log_warnings(folder / "predictions.csv")
     refused = [entry for batches in parts.values() if isinstance(batches, PictureBatches) for entry in batches.refused]
     for path, reason in refused:
         log.warning("left out %s: %s", path, reason)
     if refused:
         raise SystemExit(SOME_REFUSED)
     return results
+
+
+def log_warnings(path: Path) -> None:
+    """Say how many rows of a table of pictures have warnings, and which."""
+    with path.open(encoding="utf-8", newline="") as file:
+        warnings = [row["warnings"] for row in csv.DictReader(file) if row.get("warnings")]
+    if warnings:
+        kinds = Counter(kind for row in warnings for kind in row.split(", ")).most_common()
+        log.warning(
+            "warnings, see %s: %s rows may be wrong (%s)",
+            path,
+            len(warnings),
+            ", ".join(f"{kind}: {count}" for kind, count in kinds),
+        )
 
 
 def predict_test_set(ckpt_path: Path, folder: Path, outputs_dir: Path) -> dict[str, float]:

@@ -152,6 +152,7 @@ class PredictConfig:
     ckpt_path: str | None
     split: str
     input: str | None
+    prepare: str
     num_digits: Any
     tta: int
     batch_size: int

@@ -37,6 +37,7 @@ class Batch(TypedDict):
         changes: what was done to each picture, in words.
         warnings: why a picture may be outside of what a model knows, in words.
         num_components: how many pieces of ink a picture has, if they were counted.
+        originals: each picture as it was, `(h, w)` uint8, small.
     """
 
     images: torch.Tensor
@@ -47,6 +48,7 @@ class Batch(TypedDict):
     changes: NotRequired[list[str]]
     warnings: NotRequired[list[tuple[str, ...]]]
     num_components: NotRequired[list[int | None]]
+    originals: NotRequired[list[np.ndarray | None]]
 
 
 def full_order(count: int, seed: int, epoch: int) -> np.ndarray:

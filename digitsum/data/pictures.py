@@ -27,6 +27,7 @@ NO_DIGITS = "no digits found"
 
 _MAX_SIDE = 2_000  # pixels in which rows of digits are looked for
 _MAX_WIDTH = 4_000  # of a canvas, the widest that a reader takes
+_THUMBNAIL = 400  # pixels of the longer side
 _CANVAS_DIGITS = (8, 34)  # heights of what hangs together on a canvas: tiles of 28 pixels, touching ones at most 31
 
 
@@ -59,6 +60,7 @@ def read_picture(path: Path, image_size: tuple[int, int]) -> Picture:
     """
     height, width = image_size
     grey, _ = read_grey(path)
+    original = _thumbnail(grey, None)
     changes = []
     if _has_bright_border(np.asarray(grey)):
         grey = ImageOps.invert(grey)
@@ -72,7 +74,7 @@ def read_picture(path: Path, image_size: tuple[int, int]) -> Picture:
         changes.append(f"padded to {height}x{width}")
     image = np.zeros((height, width), np.uint8)
     image[: size[1], : size[0]] = np.asarray(grey)
-    return Picture(image, ", ".join(changes) or "as it is")
+    return Picture(image, ", ".join(changes) or "as it is", original=original)
 
 
 def read_rows(
@@ -101,9 +103,16 @@ def read_rows(
     canvas = _as_canvas(np.asarray(grey), height)
     rows = [canvas] if canvas else prepare_rows(np.asarray(grey), height)
     if not rows:
-        return [Picture(np.zeros(image_size, np.uint8), "none", (NO_DIGITS,), None, 0)]
+        return [Picture(np.zeros(image_size, np.uint8), "none", (NO_DIGITS,), None, 0, _thumbnail(grey, None))]
     rows = [_fitted(row, width, _MAX_WIDTH if variable_width else width) for row in rows]
-    return [replace(row, box=row.box and tuple(round(edge * scale) for edge in row.box)) for row in rows]
+    return [
+        replace(
+            row,
+            box=row.box and tuple(round(edge * scale) for edge in row.box),
+            original=_thumbnail(grey, row.box),
+        )
+        for row in rows
+    ]
 
 
 class PictureBatches:
@@ -119,8 +128,8 @@ class PictureBatches:
         variable_width: whether the model takes images of any width.
 
     Each batch has `images` `(B, H, W)` uint8, as wide as the widest, `index` `(B,)` int64, which of the paths each is
-    from, and as lists `lines` (which row of the picture, from 1), and `changes`, `warnings` and `num_components` of
-    each `Picture`.
+    from, and as lists `lines` (which row of the picture, from 1), and `changes`, `warnings`, `num_components` and
+    `originals` of each `Picture`.
 
     Raises:
         InputError: another `prepare`; in a pass: no file at all can be read.
@@ -176,6 +185,7 @@ def _batch(rows: list[tuple[int, int, Picture]]) -> Batch:
         "changes": [picture.changes for picture in pictures],
         "warnings": [picture.warnings for picture in pictures],
         "num_components": [picture.num_components for picture in pictures],
+        "originals": [picture.original for picture in pictures],
     }
 
 
@@ -189,6 +199,19 @@ def _as_canvas(pixels: np.ndarray, height: int) -> Picture | None:
     components = Components(pixels > 0)
     low, high = _CANVAS_DIGITS
     return Picture(pixels, changes) if components and low <= components.digit_height <= high else None
+
+
+def _thumbnail(grey: Image.Image, box: tuple[int, ...] | None) -> np.ndarray:
+    """What is in the box, and a little around it, small."""
+    if box is not None:
+        left, top, right, bottom = box
+        rim = (bottom - top) // 4
+        grey = grey.crop(
+            (max(0, left - rim), max(0, top - rim), min(grey.width, right + rim), min(grey.height, bottom + rim))
+        )
+    scale = min(1.0, _THUMBNAIL / max(grey.size))
+    size = (max(1, round(grey.width * scale)), max(1, round(grey.height * scale)))
+    return np.asarray(grey.resize(size, Image.Resampling.BOX))
 
 
 def _fitted(row: Picture, min_width: int, max_width: int) -> Picture:

@@ -32,6 +32,7 @@ class Picture:
         warnings: why it may be outside of what the model knows, in words.
         box: left, top, right and bottom of the row in the file's picture, in pixels; None where it is all of it.
         num_components: how many pieces of ink there are, each of them a digit if none touch; None if not counted.
+        original: `(h, w)` uint8, the row on the picture, small, to be shown beside the image.
     """
 
     image: np.ndarray
@@ -39,6 +40,7 @@ class Picture:
     warnings: tuple[str, ...] = ()
     box: tuple[int, ...] | None = None
     num_components: int | None = None
+    original: np.ndarray | None = None
 
 
 def prepare_rows(grey: np.ndarray, height: int) -> list[Picture]:

@@ -12,6 +12,7 @@ from digitsum.data.batches import Batch, Batches
 from digitsum.data.pictures import NO_DIGITS, PictureBatches
 from digitsum.evaluation.calibration import Calibration
 from digitsum.evaluation.evaluate import Evaluation, Example, example_from_batch, examples_figure, predict
+from digitsum.evaluation.picture_pages import PicturePages, Reading
 from digitsum.evaluation.transcription import TranscriptionAccuracy
 from digitsum.figures import reliability_figure, scatter_figure, write_figure
 from digitsum.files import write_json, written_whole
@@ -39,7 +40,8 @@ def write_predictions(
 
     From a network that predicts digits the table also gets `probability` (of the rounded sum), `low` and `high` (the
     ends of the central 90 % interval) and `digits`, and `overlays.png` shows the first images, where the sums are known
-    the first whose sum is right and the first whose sum is wrong. `metrics.json` then has the rows `calibration` and,
+    the first whose sum is right and the first whose sum is wrong. Of pictures it shows all, on as many pages as it
+    takes (see `digitsum.evaluation.picture_pages`). `metrics.json` then has the rows `calibration` and,
     where the digits are known as well, `transcription`; `reliability.png` shows whether confidence is accuracy.
 
     Memory grows with the number of images by 5 bytes each, and only for the calibration.
@@ -57,13 +59,14 @@ def write_predictions(
     """
     digits = module.net.predicts_digits
     total, total_calibration, overlays = Evaluation(module.train_mean, _NUM_SHOWN), Calibration(), _Overlays()
+    pages = PicturePages(folder)
     rows: dict[str, dict[str, Any]] = {}
     with written_whole(folder / "predictions.csv") as file:
         text = io.TextIOWrapper(file, "utf-8", "backslashreplace", newline="", write_through=True)
         writer = csv.writer(text, lineterminator="\n")
         for number, (part, batches) in enumerate(parts.items()):
-            listeners: list[Any] = [_Table(writer, part, batches, header=number == 0, digits=digits)]
-            if digits:
+            listeners: list[Any] = [_Table(writer, part, batches, pages, header=number == 0, digits=digits)]
+            if digits and isinstance(batches, Batches):
                 listeners.append(functools.partial(overlays.update, part=part))
             if isinstance(batches, Batches) and batches.dataset.sums is not None:
                 rows[part] = {"model": Evaluation(module.train_mean)}
@@ -76,6 +79,7 @@ def write_predictions(
                 listeners += [row.update for row in rows[part].values()]
             predict(trainer, module, batches, *listeners, title=f"predicting {part}")
         text.detach()
+    pages.close()
     names = ", ".join(parts)
     if overlays.images:
         write_figure(folder / "overlays.png", examples_figure(overlays.images, overlays.title(names)))
@@ -117,6 +121,24 @@ def doubts_of(digits: str, probability: float, num_components: int | None) -> tu
     return ("digits unlike the pieces of ink",) * unlike + ("low probability",) * unsure
 
 
+def _reading_of(batch: Batch, prediction: Prediction, row: int, name: str) -> Reading:
+    """What was read on one row of a batch of pictures."""
+    example = example_from_batch(batch, prediction, row)
+    original, warnings, line = batch["originals"][row], batch["warnings"][row], batch["lines"][row]
+    assert original is not None
+    name = name if line == 1 else f"{name}, line {line}"
+    if NO_DIGITS in warnings:
+        return Reading(name, original, example.image, None, warnings=warnings)
+    if example.probs is None:
+        return Reading(name, original, example.image, example.pred, warnings=warnings)
+    probability = float(example.probs[int(example.pred)])
+    digits = "".join(map(str, example.digits))
+    warnings += doubts_of(digits, probability, batch["num_components"][row])
+    return Reading(
+        name, original, example.image, example.pred, probability, example.digits, example.positions, warnings
+    )
+
+
 class _Overlays:
     """The first images of a pass: so many right and so many wrong ones, or twice as many of unknown sums."""
 
@@ -154,9 +176,17 @@ class _Table:
     """Writes a part's rows as its batches are predicted."""
 
     def __init__(
-        self, writer: Any, part: str, batches: Batches | PictureBatches, *, header: bool, digits: bool
+        self,
+        writer: Any,
+        part: str,
+        batches: Batches | PictureBatches,
+        pages: PicturePages,
+        *,
+        header: bool,
+        digits: bool,
     ) -> None:
         self._writer = writer
+        self._pages = pages
         self._part = part
         self._paths = batches.paths if isinstance(batches, PictureBatches) else None
         if header:
@@ -181,13 +211,12 @@ class _Table:
         for row, (index, pred) in enumerate(zip(batch["index"].tolist(), preds.tolist(), strict=True)):
             numbers = [f"{pred:.4f}", rounded[row], *(column[row] for column in columns)]
             if self._paths:
-                warnings = batch["warnings"][row]
-                if NO_DIGITS in warnings:
+                reading = _reading_of(batch, prediction, row, self._paths[index].name)
+                self._pages.add(reading)
+                if reading.pred is None:
                     numbers = [""] * len(numbers)
-                elif prediction.probs is not None:
-                    warnings += doubts_of(numbers[-1], float(numbers[2]), batch["num_components"][row])
                 cells = [self._part, self._paths[index].name, batch["lines"][row], *numbers]
-                cells += [batch["changes"][row], ", ".join(warnings)]
+                cells += [batch["changes"][row], ", ".join(reading.warnings)]
             else:
                 cells = [self._part, index, *numbers]
             if sums is not None:

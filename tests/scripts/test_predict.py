@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import json
+import os
 import shutil
 
 import numpy as np
@@ -123,12 +124,67 @@ def test_pictures_are_read_and_what_was_done_is_reported(predicted, tmp_path, im
     folder.mkdir()
     Image.fromarray(images[0]).save(folder / "b.png")
     Image.fromarray(255 - images[0] // 2).resize((336, 80)).save(folder / "a.jpg")
-    result = predicted(f"input={folder}")
+    result = predicted(f"input={folder}", "prepare=none")
     assert result.code == 0, result.text
     rows = rows_of(result.folder)
     assert [row["file"] for row in rows] == ["a.jpg", "b.png"]
     assert "inverted" in rows[0]["changes"]
     assert "scaled from 80x336 to 40x168" in rows[0]["changes"]
+
+
+def photo(path, columns=(40, 120, 200), paper=180, ink=60):
+    """Save upright strokes 60 pixels high on grey paper, as a camera sees them."""
+    pixels = np.full((160, 280), paper, np.uint8) + np.random.default_rng(0).integers(0, 4, (160, 280), dtype=np.uint8)
+    for column in columns:
+        pixels[50:110, column : column + 8] = ink
+    Image.fromarray(pixels).save(path)
+
+
+def test_a_photo_is_prepared_read_and_shown_and_a_blank_one_has_no_sum(predicted, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    photo(folder / "a.png")
+    photo(folder / "b.png", columns=())
+    result = predicted(f"input={folder}")
+    assert result.code == 0, result.text
+    ones, blank = rows_of(result.folder)
+    assert "inverted, paper brought to 0, digits of 60 px" in ones["changes"]
+    assert ones["rounded"] != ""
+    assert (blank["rounded"], blank["predicted"], blank["warnings"]) == ("", "", "no digits found")
+    assert "1 rows may be wrong (no digits found: 1)" in result.text
+    assert (result.folder / "overlays.png").stat().st_size > 1_000
+
+
+def test_of_a_folder_of_pictures_what_can_be_read_is_read_and_the_rest_named(predicted, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for name in ("a.png", os.fsdecode(b"nam\xe9.png"), "$x_1$.png"):
+        photo(folder / name)
+    (folder / "bad.png").write_text("not a picture")
+    (folder / "._a.png").write_bytes(b"\0\5\x16\7" + bytes(50))
+    (folder / "folder.png").mkdir()
+    (folder / "photo.heic").write_bytes(bytes(20))
+    (folder / "notes.txt").touch()
+    result = predicted(f"input={folder}")
+    assert result.code == 3, result.text
+    assert [row["file"] for row in rows_of(result.folder)] == ["$x_1$.png", "a.png", r"nam\udce9.png"]
+    for name, reason in {
+        "bad.png": "cannot be read",
+        "._a.png": "what macOS notes about a.png",
+        "folder.png": "found a folder",
+        "photo.heic": "HEIC, which is not read",
+    }.items():
+        (line,) = (line for line in result.text.splitlines() if f"left out {folder}/{name}: " in line)
+        assert reason in line
+    assert "left out 1 that are not named like pictures" in result.text
+    assert "Traceback" not in result.text
+
+
+def test_an_unknown_way_to_prepare_is_refused(predicted, tmp_path):
+    photo(tmp_path / "a.png")
+    result = predicted(f"input={tmp_path}/a.png", "prepare=some")
+    assert result.code == 1
+    assert "prepare: expected one of auto, none, got 'some'" in result.text
 
 
 def test_the_batch_size_does_not_change_the_answers(predicted, images, tmp_path):
