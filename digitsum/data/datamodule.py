@@ -254,8 +254,8 @@ def data_of(description: Any, places: dict[str, str | None], path: Path) -> Arra
         if kind is ComposedData:
             values["layout"] = _checked(Layout(**values["layout"]))
         return _checked(kind(**values))
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(
             f"{path}: this checkpoint does not say what data it was trained on; pass input=PATH"
@@ -271,7 +271,7 @@ def _checked(settings: Any) -> Any:
 
 
 def _check(data: ArraysData | ComposedData) -> None:
-    if type(data.batch_size) is not int or data.batch_size < 1:
+    if data.batch_size != "auto" and (type(data.batch_size) is not int or data.batch_size < 1):
         raise InputError(f"data.batch_size: expected 1 or more images, got {data.batch_size}")
     if data.shuffle not in SHUFFLES:
         raise InputError(f"data.shuffle: expected one of {', '.join(SHUFFLES)}, got {data.shuffle!r}")

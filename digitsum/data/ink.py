@@ -9,6 +9,7 @@ from skimage.filters import apply_hysteresis_threshold, rank, threshold_otsu
 
 _SMALL = 256  # pixels of the longer side where paper is estimated
 _MIN_CONTRAST = 0.06  # of ink to its paper
+_MANY_RULES = 3  # that no digit has strokes all the way across
 _COVERED = 0.75  # the share of a row's pixels that a rule darkens at least; dense digits stay below
 
 
@@ -90,10 +91,12 @@ def without_rules(ink: Ink, digit_height: float) -> Ink | None:
     dark, found = ink.dark, False
     for turned in (False, True):
         view = dark.T if turned else dark
-        if view.shape[1] < 4 * digit_height:
-            continue  # the bar of a single 7 goes all the way across
         level = _rules(view, ink)
-        if level is not None:
+        if level is None:
+            continue
+        rules = ndimage.label(level[:, level.shape[1] // 2])[1]
+        # the bar of a single 7 goes all the way across; but where rules join digits, their height is not known
+        if rules >= _MANY_RULES or view.shape[1] >= 4 * digit_height:
             dark, found = np.where(dark < 1.4 * (level.T if turned else level) + 2 * ink.noise, 0, dark), True
     return replace(ink, dark=dark) if found else None
 

@@ -92,7 +92,7 @@ def test_a_shadow_with_a_sharp_edge_is_paper(glyphs, at):
     light = np.where(np.arange(ink.shape[1]) + np.arange(len(ink))[:, None] < at * ink.shape[1], 120.0, 210.0)
     row = only(seen(ink, ndimage.gaussian_filter(light, 1)))
     assert row.num_components == 5
-    assert heights(row.image) == pytest.approx(heights(only(seen(ink)).image), abs=2)
+    assert heights(row.image) == pytest.approx(heights(only(seen(ink)).image), abs=3)
 
 
 # --- rules
@@ -241,7 +241,7 @@ def test_broad_shapes_are_reported():
 
 
 def test_paper_that_stays_rough_is_reported(glyphs):
-    pixels = seen(line(glyphs), noise=30)
+    pixels = seen(line(glyphs), noise=60)
     assert "paper not flat" in warnings_of(pixels) or prepare_rows(pixels, HEIGHT) == []
 
 
