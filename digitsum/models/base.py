@@ -21,12 +21,7 @@ class DigitSequence:
     positions: torch.Tensor
 
     def texts(self) -> list[str]:
-        """Each image's digits as a string.
-
-        Example:
-            >>> DigitSequence(torch.tensor([[4, 0, 7], [1, -1, -1]]), torch.zeros(2, 3)).texts()
-            ['407', '1']
-        """
+        """Each image's digits as a string, `407` say."""
         return ["".join(str(digit) for digit in row if digit >= 0) for row in self.digits.tolist()]
 
 
@@ -54,23 +49,17 @@ class Prediction:
 
 @dataclass
 class NetworkSettings:
-    """What a network is made from besides the size of the images: its own are a subclass of plain values with defaults.
+    """What a network is made from besides the size of the images: a subclass has plain values with defaults.
 
-    Values out of range are refused when it is made, by `__post_init__`.
+    Its `__post_init__` refuses values out of range.
     """
 
     def check_num_digits(self, fewest: int, most: int) -> None:
-        """Refuse training images that have `fewest` to `most` digits each. Most networks take any.
-
-        Raises:
-            InputError: the settings contradict these numbers.
-        """
+        """Refuse, with an InputError, training images of `fewest` to `most` digits. Most networks take any."""
 
 
 class Network(Protocol):
-    """What a network offers; `digitsum.models.module` asks for no more.
-
-    It is a `torch.nn.Module` made from `(image_size, settings)`.
+    """What a network, a `torch.nn.Module` made from `(image_size, settings)`, offers to `digitsum.models.module`.
 
     Attributes:
         variable_width: whether it reads images that are wider or narrower than those that it was made for.
@@ -105,43 +94,27 @@ class Network(Protocol):
 
 
 def probability_of(probs: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-    """The probability `(N,)` that `probs` `(N, S)` gives to each sum `(N,)`; 0 for a sum of `S` or more.
-
-    Example:
-        >>> probability_of(torch.tensor([[0.25, 0.75], [0.5, 0.5]]), torch.tensor([1, 7]))
-        tensor([0.7500, 0.0000])
-    """
+    """The probability `(N,)` that `probs` `(N, S)` gives to each sum `(N,)`; 0 for a sum of `S` or more."""
     sums = sums.long()
     inside = sums < probs.shape[1]
     return probs.gather(1, torch.where(inside, sums, 0)[:, None]).squeeze(1) * inside
 
 
 def median_of(probs: torch.Tensor) -> torch.Tensor:
-    """The sums `(N,)` int64, on the CPU, that minimise the expected absolute error under `probs` `(N, S)`.
-
-    Example:
-        >>> median_of(torch.tensor([[0.4, 0.0, 0.3, 0.3]]))
-        tensor([2])
-    """
+    """The sums `(N,)` int64, on the CPU, that minimise the expected absolute error under `probs` `(N, S)`."""
     return _quantile(probs, 0.5)
 
 
 def mean_of(probs: torch.Tensor) -> torch.Tensor:
-    """The numbers `(N,)` float that minimise the expected squared error under `probs` `(N, S)`.
-
-    Example:
-        >>> mean_of(torch.tensor([[0.5, 0.0, 0.5]]))
-        tensor([1.])
-    """
+    """The numbers `(N,)` float that minimise the expected squared error under `probs` `(N, S)`."""
     return (probs * torch.arange(probs.shape[1], device=probs.device)).sum(1)
 
 
 def interval_of(probs: torch.Tensor, mass: float = 0.9) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ends `(N,)` int64, on the CPU, of the central interval.
+    """The first and the last sum of the central interval, each `(N,)` int64, on the CPU.
 
-    They are the sums at `(1 - mass) / 2` and `(1 + mass) / 2` of `probs` `(N, S)`.
-
-    Both ends belong to it. It holds at least `mass`; a sure model's interval is one sum, which holds nearly all.
+    They are the sums at `(1 - mass) / 2` and `(1 + mass) / 2` of `probs` `(N, S)`. The interval holds at least `mass`;
+    a sure model's is one sum, which holds nearly all.
 
     Example:
         >>> interval_of(torch.tensor([[0.02, 0.08, 0.8, 0.1]]))

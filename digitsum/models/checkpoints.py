@@ -27,7 +27,7 @@ _RENAMED = {"digit_cost": "length_penalty"}
 def load_model(path: str | Path) -> SumModule:
     """Load a trained model, in evaluation mode on the CPU, from its checkpoint and nothing else.
 
-    Call it with images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; it answers with the sums `(N,)`.
+    Called with images `(N, H, W)`, uint8 in 0..255 or float in [0, 1], it answers with the sums `(N,)`.
 
     Raises:
         InputError: see `read_checkpoint`; or hyperparameters or weights that do not fit the network.
@@ -84,7 +84,7 @@ def model_of(checkpoint: dict[str, Any], path: Path) -> SumModule:
 
 
 def _arguments(network: str, image_size: Any, options: Any, optimizer: Any, train_mean: Any) -> dict[str, Any]:
-    """The arguments of a `SumModule` from the plain values that a checkpoint holds, its `hparams`."""
+    """Those of a `SumModule` from its `hparams` in a checkpoint."""
     if not math.isfinite(train_mean):
         raise InputError("expected a finite number as train_mean")
     options = {_RENAMED.get(name, name): value for name, value in options.items()}
@@ -98,11 +98,7 @@ def _arguments(network: str, image_size: Any, options: Any, optimizer: Any, trai
 
 
 def save_safetensors(module: SumModule, path: Path) -> None:
-    """Write a model's weights and hyperparameters as safetensors, which `load_model` and `read_checkpoint` read.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a model's weights and hyperparameters as safetensors, which `load_model` and `read_checkpoint` read."""
     weights = {name: value.contiguous() for name, value in module.state_dict().items()}
     content = safetensors.torch.save(weights, {"hyper_parameters": json.dumps(dict(module.hparams))})
     with written_whole(path) as file:
@@ -113,11 +109,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """Lightning's way of writing checkpoints, but whole or not at all (see `digitsum.files.written_whole`)."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write `checkpoint` to the file `path`.
-
-        Raises:
-            InputError: it cannot be written; an older file there is as it was.
-        """
+        """Write `checkpoint` to the file `path`; where it cannot be written, an older one there is as it was."""
         with written_whole(Path(path)) as file:
             torch.save(checkpoint, file)
 

@@ -64,10 +64,10 @@ class SumModule(L.LightningModule):
     metrics for whatever monitors one.
 
     Args:
-        network: short name of the network, a key of `digitsum.models.registry.NETWORKS`.
+        network: a key of `digitsum.models.registry.NETWORKS`.
         image_size: `(H, W)` of the images.
         settings: the network's own.
-        optimizer: those of the optimiser.
+        optimizer: the optimiser's.
         train_mean: the mean of the training sums: the mean baseline that stands beside every figure.
 
     Attributes:
@@ -108,16 +108,10 @@ class SumModule(L.LightningModule):
         self.epoch_metrics: dict[str, float] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Read sums off images.
-
-        Args:
-            images: `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; see `digitsum.data.pixels.checked_images`.
-
-        Returns:
-            `(N,)` float, the best single estimates, as real numbers.
+        """Read sums `(N,)`, the best single estimates as real numbers, off images `(N, H, W)`.
 
         Raises:
-            InputError: they are not the images that the network was made for.
+            InputError: they are not those that the network was made for; see `digitsum.data.pixels.checked_images`.
         """
         images = checked_images(images, self.image_size, variable_width=self.net.variable_width)
         return self.net.estimate(self.net(images.to(self.device)))
@@ -139,7 +133,7 @@ class SumModule(L.LightningModule):
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """One batch: loss and metrics as they are while learning, with dropout on."""
+        """One batch: its loss, and its metrics as they are while learning."""
         if len(batch["sums"]):
             output = self.net(batch["images"])
             loss = self.net.loss(output, batch["sums"])
@@ -186,11 +180,9 @@ class SumModule(L.LightningModule):
         )
         if settings.schedule == "constant":
             return optimizer
-        if self.trainer.estimated_stepping_batches == float("inf"):
-            raise InputError(
-                f"trainer.max_epochs: model.schedule={settings.schedule} needs an end, got {self.trainer.max_epochs}"
-            )
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+        if not isinstance(steps, int):  # infinite
+            raise InputError(f"trainer.max_epochs: model.schedule={settings.schedule} needs an end, got {epochs}")
         scheduler: torch.optim.lr_scheduler.LRScheduler
         if settings.schedule == "one_cycle":
             # a rise of exactly one step makes torch divide by zero
@@ -218,12 +210,11 @@ class SumModule(L.LightningModule):
         """Stop, all processes at once, at a loss that is no number."""
         if not self.may_sync_device(batch_idx):
             return
-        trainer = self.trainer
-        total = trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum")
+        total = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum")
         if not torch.isfinite(total):
             raise InputError(
-                f"the loss is {total.item()} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}); the "
-                "last good checkpoint, if an epoch was finished, is checkpoints/last.ckpt; likely causes: model.lr too "
+                f"the loss is {total.item()} at step {self.global_step} (epoch {self.current_epoch + 1}); the last "
+                "good checkpoint, if an epoch was finished, is checkpoints/last.ckpt; likely causes: model.lr too "
                 "high, half precision, damaged images, or sums that model.num_digits rules out; try a lower model.lr "
                 "or trainer.gradient_clip_val=1"
             )

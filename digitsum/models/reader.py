@@ -36,9 +36,6 @@ class ReaderSettings(NetworkSettings):
         dropout: share of the trunk's channels dropped before the classes.
         length_penalty: subtracted in training from the log-probability of a reading for each of its digits, in nats:
             where their number is unknown, a 5 is else as well read as a 4 and a 1.
-
-    Raises:
-        InputError: a value out of range.
     """
 
     num_digits: Any = 4  # an int, a list of two, or None; OmegaConf has no such union
@@ -69,10 +66,8 @@ class ReaderSettings(NetworkSettings):
 def counts_of(num_digits: Any, name: str = "model.num_digits") -> Counts:
     """The numbers of digits that `num_digits` allows: an int, a range `[min, max]`, or None for any number.
 
-    `name` is what errors call it.
-
     Raises:
-        InputError: none of these, or fewer than one digit.
+        InputError: none of these, or fewer than one digit; it calls them `name`.
     """
     if num_digits is None:
         return Counts(0, None)
@@ -89,11 +84,8 @@ class Reader(nn.Module):
 
     Conv 5x5 stride 2, conv 3x3, pool, conv 3x3, pool, conv 3x3, the largest value over the height, linear; batch norm
     and ReLU after each convolution or pool. A frame sees 39 pixels of the width, so that a digit is read alike
-    wherever it is, and images may have any width. With the defaults there are 215,243 parameters.
-
-    Args:
-        image_size: `(H, W)` of the images; `W` is that of the training images only.
-        settings: the network's numbers.
+    wherever it is, and images may have any width; that in `image_size` `(H, W)` is the training images'. With the
+    defaults there are 215,243 parameters.
 
     Raises:
         InputError: images too small or too large.
@@ -111,14 +103,12 @@ class Reader(nn.Module):
             raise InputError(f"expected images of whole pixels, at most {_MAX_PIXELS:,}, got {image_size}")
         if min(image_size) < STRIDE:
             raise InputError(f"images of {image_size[0]}x{image_size[1]} are too small, expected {STRIDE} or more")
-        first, second, third, fourth = (self.settings.width * times for times in (1, 2, 3, 5))
+        first, second, third, fourth = channels = [self.settings.width * times for times in (1, 2, 3, 5)]
         self.conv1 = nn.Conv2d(1, first, 5, stride=2, padding=2, bias=False)
         self.conv2 = nn.Conv2d(first, second, 3, padding=1, bias=False)
         self.conv3 = nn.Conv2d(second, third, 3, padding=1, bias=False)
         self.conv4 = nn.Conv2d(third, fourth, 3, padding=1, bias=False)
-        self.norm1, self.norm2, self.norm3, self.norm4 = (
-            nn.BatchNorm2d(channels) for channels in (first, second, third, fourth)
-        )
+        self.norm1, self.norm2, self.norm3, self.norm4 = map(nn.BatchNorm2d, channels)
         self.dropout = nn.Dropout1d(self.settings.dropout)
         self.symbols = nn.Linear(fourth, NUM_CLASSES)  # its name is that of its weights in checkpoints
         # Where blank begins as rare as each digit, the network learns to spread digits over all frames, which explains
@@ -128,10 +118,7 @@ class Reader(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Classify the frames of images.
-
-        Args:
-            images: `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; blank pixels fill the width up to a multiple of 8.
+        """Classify the frames of images `(N, H, W)`, whose width blank pixels fill up to a multiple of 8.
 
         Returns:
             `(N, V, T, 11)` float32, for each of `V` shifted copies (`tta`; one in training) and each frame the
@@ -195,15 +182,7 @@ class Reader(nn.Module):
         return Prediction(estimate.float(), probs, read)
 
     def set_decoding(self, **options: Any) -> None:
-        """From now on answer otherwise than the network was trained to.
-
-        Args:
-            options: `num_digits`, see `ReaderSettings`; `tta`, over how many shifted copies of an image the
-                distribution is averaged, 1 to 6.
-
-        Raises:
-            InputError: another option, or a value out of range.
-        """
+        """See `Network.set_decoding`; `tta` averages the distribution over 1 to 6 copies."""
         for name, value in options.items():
             if name == "num_digits":
                 self.counts = counts_of(value, name)

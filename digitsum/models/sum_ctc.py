@@ -55,13 +55,8 @@ def log_likelihood(
 def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
     """The logarithms of the probabilities of each sum, together with a number of digits in `counts`.
 
-    Args:
-        log_probs: `(N, T, 11)` float32 or float64, logarithms.
-        counts: the numbers of digits that are possible.
-
-    Returns:
-        `(N, S + 1)` for sums 0 to `S`, the largest that `T` frames or `counts` allow. The probabilities add up to
-        that of a number of digits in `counts`: to 1 where any number is possible.
+    Of `log_probs` `(N, T, 11)`, float32 or float64, it is `(N, S + 1)` for sums 0 to `S`, the largest that `T` frames
+    or `counts` allow. The probabilities add up to that of a number of digits in `counts`: to 1 where any is possible.
     """
     lattice = all_states(log_probs.shape[1], counts, log_probs.device)
     alphas, scale = _forward(log_probs.exp().transpose(0, 1), lattice, 0.0, keep=False)
@@ -91,13 +86,8 @@ def _by_sum(logs: torch.Tensor, lattice: Lattice, counts: Counts) -> torch.Tenso
 def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> torch.Tensor:
     """The most probable path among those with a number of digits in `counts` and the given sum (Viterbi).
 
-    Args:
-        log_probs: `(N, T, 11)` float32 or float64, logarithms.
-        sums: `(N,)` int64.
-        counts: the numbers of digits that are possible.
-
-    Returns:
-        `(N, T)` int64, the class of each frame; all blank where no path has that sum.
+    The arguments are those of `log_likelihood`. Returns `(N, T)` int64, the class of each frame; all blank where no
+    path has that sum.
     """
     lattice = reachable_states(sums, counts, log_probs.shape[1])
     alpha = lattice.start(log_probs).log()
@@ -134,9 +124,7 @@ def _forward(
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """The probabilities `(N, 11, P)` after each frame of `(T, N, 11)`, and the logarithm `(N,)` of their scale.
 
-    Without `keep` only those after the last frame are returned.
-
-    After each frame they are divided by their sum, so that they do not vanish however many frames there are.
+    After each frame they are divided by their sum, lest they vanish. Without `keep` only the last ones are returned.
     """
     alpha = lattice.start(frames[0])
     others = _others(alpha, length_penalty)

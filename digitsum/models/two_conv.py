@@ -58,12 +58,8 @@ class TwoConv(nn.Sequential):
     """Conv, ReLU, pool, conv, ReLU, pool, dropout, dense, ReLU, dropout, one linear output; no padding.
 
     Weights start Glorot-uniform and biases at zero, and features are flattened with their channels last, as Keras, in
-    whose terms the reference is written, does it. On 40x168 images the defaults have 20,480 features before the dense
-    layer and 2,640,513 parameters.
-
-    Args:
-        image_size: `(H, W)` of the images.
-        settings: the network's numbers; those of the reference by default.
+    whose terms the reference is written, does it. On images of 40x168, `(H, W)`, the defaults have 20,480 features
+    before the dense layer and 2,640,513 parameters.
 
     Raises:
         InputError: images too small for the two convolutions.
@@ -99,43 +95,31 @@ class TwoConv(nn.Sequential):
         for layer in layers.values():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
+                nn.init.constant_(layer.bias, 0)
         if settings.fast:
             layers = accelerated(layers, image_size)
         super().__init__(OrderedDict(layers))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Read sums off images.
-
-        Args:
-            images: `(N, H, W)`, uint8 in 0..255 or float in [0, 1].
-
-        Returns:
-            `(N,)` float, the sums as real numbers.
-        """
+        """Read sums `(N,)`, as real numbers, off images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]."""
         dtype = next(self.parameters()).dtype
         return super().forward(as_float(images, dtype).unsqueeze(1)).squeeze(1)
 
     def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-        """Mean squared error of the output of `forward` `(N,)` against sums `(N,)`, a scalar."""
+        """Mean squared error of an output against sums, both `(N,)`, a scalar."""
         return F.mse_loss(output, sums.to(output.dtype))
 
     def estimate(self, output: torch.Tensor) -> torch.Tensor:
-        """The answer in `(N,)`, the output of `forward` itself."""
+        """The output itself."""
         return output
 
     def predict(self, output: torch.Tensor) -> Prediction:
         """The estimate is all that it says."""
-        return Prediction(self.estimate(output))
+        return Prediction(output)
 
     def set_decoding(self, **options: Any) -> None:
-        """It has no other way to answer.
-
-        Raises:
-            InputError: any option is given.
-        """
+        """It has no other way to answer, and refuses any option."""
         for name in options:
             raise InputError(f"{name}: this model (two_conv) has no such choice; leave it out")
 
