@@ -16,6 +16,19 @@ _BLOCK = 1_000
 OVERLAPS = ("wrap", "max", "clip")
 
 
+def number_range(value: Any, name: str, or_else: str = "") -> tuple[int, int]:
+    """Both ends of a whole number from 1, or of a range `[min, max]` of them.
+
+    Raises:
+        InputError: it is neither; `name` is what it is called, `or_else` what it may be as well.
+    """
+    ends = [value, value] if type(value) is int else value
+    whole = isinstance(ends, Sequence) and len(ends) == 2 and all(type(end) is int for end in ends)
+    if not (whole and 1 <= ends[0] <= ends[1]):
+        raise InputError(f"{name}: expected a whole number from 1 or a range [min, max]{or_else}, got {value!r}")
+    return ends[0], ends[1]
+
+
 @dataclass
 class Layout:
     """The layout distribution: how digits are placed on a canvas. The defaults are the public data set's.
@@ -25,8 +38,7 @@ class Layout:
     uniform whole number with both ends included. (Source: inferred by matching images of the public data set to MNIST.)
 
     Attributes:
-        height: of the canvas, in pixels.
-        width: of the canvas, in pixels.
+        height, width: of the canvas, in pixels.
         num_digits: digits on each canvas: a number, or a range `[min, max]`, each count equally likely.
         pitch_jitter: how far, in pixels, the distance between two left edges strays from 28.
         first_offset: the largest left margin, in pixels.
@@ -47,9 +59,7 @@ class Layout:
     overlap: str = "wrap"
 
     def __post_init__(self) -> None:
-        min_digits, max_digits = self.digit_range
-        if not 1 <= min_digits <= max_digits:
-            raise InputError(f"layout.num_digits: expected 1 or more digits, [min, max], got {self.num_digits}")
+        max_digits = self.digit_range[1]
         if not 0 <= self.pitch_jitter <= GLYPH_SIZE:
             raise InputError(f"layout.pitch_jitter: expected 0 to {GLYPH_SIZE} pixels, got {self.pitch_jitter}")
         for name in ("first_offset", "vertical_jitter"):
@@ -57,27 +67,21 @@ class Layout:
                 raise InputError(f"layout.{name}: expected 0 or more pixels, got {getattr(self, name)}")
         if self.overlap not in OVERLAPS:
             raise InputError(f"layout.overlap: expected one of {', '.join(OVERLAPS)}, got {self.overlap!r}")
-        width = self.first_offset + GLYPH_SIZE + (max_digits - 1) * (GLYPH_SIZE + self.pitch_jitter)
-        if self.width < width:
-            raise InputError(
-                f"layout.width: {max_digits} digits can reach {width} pixels, got {self.width}; "
-                f"set data.layout.width={width}"
-            )
-        height = GLYPH_SIZE + self.vertical_jitter
-        if self.height < height:
-            raise InputError(
-                f"layout.height: digits can reach {height} pixels, got {self.height}; set data.layout.height={height}"
-            )
+        needed = {
+            "width": self.first_offset + GLYPH_SIZE + (max_digits - 1) * (GLYPH_SIZE + self.pitch_jitter),
+            "height": GLYPH_SIZE + self.vertical_jitter,
+        }
+        for name, pixels in needed.items():
+            if getattr(self, name) < pixels:
+                raise InputError(
+                    f"layout.{name}: {max_digits} digits can reach {pixels} pixels, got {getattr(self, name)}; "
+                    f"set data.layout.{name}={pixels}"
+                )
 
     @property
     def digit_range(self) -> tuple[int, int]:
         """The smallest and the largest number of digits on a canvas."""
-        wanted = self.num_digits
-        if isinstance(wanted, int) and not isinstance(wanted, bool):
-            return wanted, wanted
-        if isinstance(wanted, Sequence) and len(wanted) == 2 and all(type(count) is int for count in wanted):
-            return wanted[0], wanted[1]
-        raise InputError(f"layout.num_digits: expected a whole number or a range [min, max], got {wanted!r}")
+        return number_range(self.num_digits, "layout.num_digits")
 
 
 @dataclass(frozen=True)
@@ -109,7 +113,7 @@ def compose(
 
     Args:
         layout: the distribution that layouts are drawn from.
-        pool: the glyphs, each drawn with the same probability, so that digits come as often as in the pool.
+        pool: the glyphs, each drawn with the same probability.
         seed: 0 or more.
         stream: which of the seed's independent sequences; one for each split.
         start: the first canvas.
@@ -124,12 +128,8 @@ def compose(
     window = slice(start - blocks[0] * _BLOCK, start - blocks[0] * _BLOCK + count)
     chosen, left, top = (np.concatenate(parts)[window] for parts in zip(*drawn, strict=True))
     absent = chosen < 0
-    placements = Placements(
-        digits=np.where(absent, -1, pool.labels[chosen]).astype(np.int8),
-        left=np.where(absent, -1, left).astype(np.int16),
-        top=np.where(absent, -1, top).astype(np.int16),
-        glyph=np.where(absent, -1, pool.index[chosen]).astype(np.int32),
-    )
+    columns = ((pool.labels[chosen], np.int8), (left, np.int16), (top, np.int16), (pool.index[chosen], np.int32))
+    placements = Placements(*(np.where(absent, -1, values).astype(dtype) for values, dtype in columns))
     return _render(layout, pool.images, chosen, left, top), placements
 
 

@@ -32,9 +32,7 @@ class Composition:
         glyph_labels: for `arrays`, a `.npy` file `(G,)` of digits.
         glyphs_shared: let all splits draw from one pool of glyphs, as in the public data set. Otherwise ("strict")
             no glyph of a validation or test canvas is on a training canvas.
-        num_train: training canvases.
-        num_val: validation canvases.
-        num_test: test canvases.
+        num_train, num_val, num_test: canvases of each split.
         compose_seed: of the layouts and of which glyphs are drawn; not the run's seed.
         layout: the distribution that layouts are drawn from.
     """
@@ -58,14 +56,13 @@ class Composition:
 
     def count(self, split: str) -> int:
         """How many canvases `split` has."""
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}[split]
+        return int(getattr(self, f"num_{split}"))
 
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with anything that would change an array.
 
-        Bundled glyphs and MNIST count by their names (their content is fixed, and checked when they are loaded), the
-        user's own glyphs by their bytes.
+        Bundled glyphs and MNIST count by their names, since their content is fixed, the user's own by their bytes.
         """
         content = {"format": _FORMAT, **asdict(self)}
         for key in ("glyph_images", "glyph_labels"):
@@ -85,18 +82,11 @@ def dataset_folder(composition: Composition, datasets_dir: Path) -> Path:
     return datasets_dir / f"{composition.glyphs}-{total}-{composition.fingerprint}"
 
 
-def cached_dataset(
-    composition: Composition,
-    datasets_dir: Path,
-    *,
-    mnist_root: str | None = None,
-    download: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> Path:
-    """The folder below `datasets_dir` that holds the composed set; composed now unless it is there already."""
+def cached_dataset(composition: Composition, datasets_dir: Path, **options: Any) -> Path:
+    """The folder below `datasets_dir` that holds the composed set; `write_dataset` makes it unless it is there."""
     folder = dataset_folder(composition, datasets_dir)
     if not exists(folder / "dataset.json"):
-        write_dataset(composition, folder, mnist_root=mnist_root, download=download, progress=progress)
+        write_dataset(composition, folder, **options)
     return folder
 
 

@@ -20,7 +20,7 @@ SHUFFLES = ("auto", "full", "blocks")
 
 BLOCKS_ABOVE = 4 * 10**9
 """Bytes of training images above which `shuffle: auto` is `blocks`: the same on every machine, as a run's order must
-be, and so little that a machine of 8 GB keeps what is shuffled in full in its memory."""
+be, and little enough for the memory of one of 8 GB."""
 
 
 @dataclass
@@ -112,14 +112,10 @@ class SumDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Compose the data set unless it is cached."""
-        if isinstance(self.data, ComposedData):
-            cached_dataset(
-                self.data.composition,
-                Path(self.data.datasets_dir),
-                mnist_root=self.data.mnist_root,
-                download=self.data.download,
-                progress=self._progress,
-            )
+        data = self.data
+        if isinstance(data, ComposedData):
+            options = {"mnist_root": data.mnist_root, "download": data.download, "progress": self._progress}
+            cached_dataset(data.composition, Path(data.datasets_dir), **options)
 
     def setup(self, stage: str | None = None) -> None:
         """Open and check the arrays, once; after `prepare_data`."""
@@ -141,26 +137,18 @@ class SumDataModule(L.LightningDataModule):
         return dict(self._fingerprints)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the data with those of the checkpoint that a run resumes from.
-
-        Raises:
-            InputError: they differ.
-        """
+        """Refuse, with an InputError, data that differ from those of the checkpoint that a run resumes from."""
         self.check_unchanged(state_dict, SPLITS, "start a new run from its weights with init_from=CHECKPOINT")
 
     def check_unchanged(self, recorded: dict[str, Any], splits: Iterable[str], instead: str) -> None:
         """Compare splits with those that a checkpoint has recorded; what it has not recorded may be anything.
 
-        Args:
-            recorded: the `state_dict` of its data module.
-            splits: which ones.
-            instead: what else to do about data that have changed.
-
         Raises:
-            InputError: one has changed.
+            InputError: one has changed; restore it, or do what `instead` says.
         """
+        found = self.state_dict()
         for split in splits:
-            if recorded.get(split, self.state_dict()[split]) != self.state_dict()[split]:
+            if recorded.get(split, found[split]) != found[split]:
                 raise InputError(
                     f"{self.folder}: the {split} data have changed since the checkpoint; restore them, or {instead}"
                 )
@@ -185,17 +173,15 @@ class SumDataModule(L.LightningDataModule):
         Raises:
             InputError: a batch has fewer images than there are processes.
         """
-        assert split in SPLITS
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        if self.data.batch_size < world_size:
+        if (size := self.data.batch_size) < world_size:
             raise InputError(
-                f"data.batch_size: expected at least one image for each of the {world_size} processes, "
-                f"got {self.data.batch_size}"
+                f"data.batch_size: expected an image or more for each of {world_size} processes, got {size}"
             )
         large = self.splits["train"].num_bytes > BLOCKS_ABOVE
         return Batches(
             self.splits[split],
-            self.data.batch_size,
+            size,
             self.shuffle_seed if shuffle else None,
             rank=rank,
             world_size=world_size,
@@ -241,9 +227,8 @@ def data_of(description: Any, places: dict[str, str | None], path: Path) -> Arra
     try:
         values = dict(description)
         kind = {kind.kind: kind for kind in (ArraysData, ComposedData)}[values.pop("kind")]
-        values |= {
-            key: place for key, place in places.items() if place is not None and key in kind.__dataclass_fields__
-        }
+        known = kind.__dataclass_fields__
+        values |= {key: place for key, place in places.items() if place is not None and key in known}
         if kind is ComposedData:
             values["layout"] = _checked(Layout(**values["layout"]))
         return _checked(kind(**values))

@@ -20,7 +20,7 @@ SPLITS = ("train", "val", "test")
 # Which glyphs are held out never depends on a user's seed: two composed sets of one source can then be told apart
 # by their canvases alone, and a model trained on one is strictly tested on another.
 _POOL_SEED = 20260101
-_NUM_MNIST_VAL = 5_000
+_NUM_MNIST_TRAIN, _NUM_MNIST_VAL = 60_000, 5_000
 
 # The published digests of the unpacked files (yann.lecun.com/exdb/mnist, mirrored by torchvision).
 _MNIST_MD5 = {
@@ -72,43 +72,34 @@ def load_glyph_pools(
         download: whether MNIST may be downloaded to `mnist_root`.
         glyph_images: path of a `.npy` file, `(G, 28, 28)` uint8; only for `arrays`.
         glyph_labels: path of a `.npy` file, `(G,)` whole numbers 0..9; only for `arrays`.
-        shared: give all three splits the same pool, as the public data set has it. A figure on such a test set is
-            optimistic, since the model has seen the test glyphs. MNIST's test digits then stay unused.
-
-    Returns:
-        Pools by split name. Unless `shared`, no glyph is in two of them.
+        shared: give all three splits the same pool, as the public data set has it, without MNIST's test digits. A
+            figure on such a test set is optimistic. Otherwise no glyph is in two pools.
 
     Raises:
         InputError: an unknown source, a missing or damaged file, or too few glyphs to split.
     """
-    if source == "bundled":
-        everything = _bundled()
-    elif source == "mnist":
+    mnist = source == "mnist"
+    if mnist:
         everything = _mnist(mnist_root, download)
+    elif source == "bundled":
+        everything = _bundled()
     elif source == "arrays":
         everything = _own(glyph_images, glyph_labels)
     else:
         raise InputError(f"data.glyphs: expected bundled, mnist or arrays, got {source!r}")
-
-    order = np.random.default_rng(_POOL_SEED).permutation
-    if source == "mnist":
-        training, test = np.arange(60_000), np.arange(60_000, 70_000)
-        if shared:
-            return dict.fromkeys(SPLITS, everything.take(training))
-        shuffled = order(training)
-        held_out = {"train": shuffled[_NUM_MNIST_VAL:], "val": shuffled[:_NUM_MNIST_VAL], "test": test}
-    else:
-        if shared:
-            return dict.fromkeys(SPLITS, everything)
-        shuffled = order(len(everything.labels))
-        tenth = len(shuffled) // 10
-        if tenth == 0:
-            raise InputError(
-                f"{glyph_images}: expected at least 10 glyphs to split 80/10/10, found {len(shuffled)}; "
-                "add glyphs or set data.glyphs_shared=true"
-            )
-        held_out = {"train": shuffled[2 * tenth :], "val": shuffled[:tenth], "test": shuffled[tenth : 2 * tenth]}
-    return {split: everything.take(np.sort(positions)) for split, positions in held_out.items()}
+    count = _NUM_MNIST_TRAIN if mnist else len(everything.labels)
+    if shared:
+        return dict.fromkeys(SPLITS, everything.take(np.arange(count)))
+    order, num_val = np.random.default_rng(_POOL_SEED).permutation(count), _NUM_MNIST_VAL if mnist else count // 10
+    if num_val == 0:
+        raise InputError(
+            f"{glyph_images}: expected at least 10 glyphs to split 80/10/10, found {count}; "
+            "add glyphs or set data.glyphs_shared=true"
+        )
+    val, rest = np.split(order, [num_val])
+    # MNIST has test digits of its own
+    test, train = (np.arange(count, len(everything.labels)), rest) if mnist else np.split(rest, [num_val])
+    return {split: everything.take(np.sort(part)) for split, part in zip(SPLITS, (train, val, test), strict=True)}
 
 
 def _bundled() -> GlyphPool:
@@ -122,9 +113,8 @@ def _bundled() -> GlyphPool:
 def _as_pen_strokes(coarse: torch.Tensor) -> np.ndarray:
     """Bring `(G, 8, 8)` ink densities in [0, 1] to `(G, 28, 28)` uint8 strokes with MNIST's size and place.
 
-    An 8x8 digit is a blurred, sampled pen stroke. Enlarged smoothly and put through a steep contrast curve it is a
-    stroke again. As in MNIST the ink's bounding box is then scaled to fit 20x20 pixels and its centre of mass is put
-    at the centre of the tile.
+    An 8x8 digit is a blurred, sampled pen stroke: enlarged smoothly and put through a steep contrast curve it is one
+    again. As in MNIST the ink's bounding box then fits 20x20 pixels and its centre of mass is the tile's.
     """
     size = 60  # the 8 pixels, 2 of margin on each side, each enlarged five times
     large = F.interpolate(F.pad(coarse[:, None], (2, 2, 2, 2)), size=(size, size), mode="bicubic")
@@ -181,10 +171,8 @@ def _own(images_path: str | None, labels_path: str | None) -> GlyphPool:
         raise InputError("data.glyphs=arrays needs data.glyph_images=FILE.npy and data.glyph_labels=FILE.npy")
     images, labels = read_npy(Path(images_path)), read_npy(Path(labels_path))
     if images.shape[1:] != (GLYPH_SIZE, GLYPH_SIZE) or images.dtype != np.uint8:
-        raise InputError(
-            f"{images_path}: expected glyphs of shape (G, 28, 28) and dtype uint8, "
-            f"found {images.shape} and {images.dtype}"
-        )
+        found = f"{images.shape} and {images.dtype}"
+        raise InputError(f"{images_path}: expected glyphs of shape (G, 28, 28) and dtype uint8, found {found}")
     check_brightness(Path(images_path), [images])
     if labels.shape != (len(images),):
         raise InputError(f"{labels_path}: expected one label for each of {len(images)} glyphs, found {labels.shape}")

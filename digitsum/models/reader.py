@@ -1,7 +1,6 @@
 """The reader: a small convolutional trunk that reads digits from left to right, supervised by their sum only."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from digitsum.data.canvases import number_range
 from digitsum.data.pixels import as_float
 from digitsum.errors import InputError
 from digitsum.models.base import DigitSequence, NetworkSettings, Prediction
@@ -64,19 +64,8 @@ class ReaderSettings(NetworkSettings):
 
 
 def counts_of(num_digits: Any, name: str = "model.num_digits") -> Counts:
-    """The numbers of digits that `num_digits` allows: an int, a range `[min, max]`, or None for any number.
-
-    Raises:
-        InputError: none of these, or fewer than one digit; it calls them `name`.
-    """
-    if num_digits is None:
-        return Counts(0, None)
-    ends = [num_digits, num_digits] if type(num_digits) is int else num_digits
-    if isinstance(ends, Sequence) and len(ends) == 2 and all(type(end) is int for end in ends):
-        low, high = ends
-        if 1 <= low <= high:
-            return Counts(low, high)
-    raise InputError(f"{name}: expected a whole number from 1, a range [min, max], or null, got {num_digits!r}")
+    """The numbers of digits that `num_digits` allows; an InputError calls them `name` (see `number_range`)."""
+    return Counts(0, None) if num_digits is None else Counts(*number_range(num_digits, name, ", or null"))
 
 
 class Reader(nn.Module):

@@ -95,7 +95,7 @@ class TwoConv(nn.Sequential):
         for layer in layers.values():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
-                nn.init.constant_(layer.bias, 0)
+                nn.init.zeros_(layer.get_parameter("bias"))
         if settings.fast:
             layers = accelerated(layers, image_size)
         super().__init__(OrderedDict(layers))
