@@ -7,15 +7,12 @@
     python scripts/benchmark.py --only scaling --sizes 1000,10000,100000,1000000      the size of the data set
 
 Rows run in turns (A B C A B C ...), each in a fresh process and after steps that warm it up, so that whatever else the
-machine does hits all of them. Ratios are taken within a round. Prints medians with the lowest and highest round, ratios
-beside their targets, and writes benchmark.json and benchmark.png into outputs/benchmarks/<time>/. A target that is
-missed is said to be missed; the exit code stays 0. CUDA_VISIBLE_DEVICES= measures the CPU where there is a GPU.
+machine does hits all of them. Prints medians with the lowest and highest round, ratios within a round beside their
+targets, met or missed, and writes benchmark.json and benchmark.png into outputs/benchmarks/<time>/.
+CUDA_VISIBLE_DEVICES= measures the CPU where there is a GPU.
 
 Keras and TensorFlow are measured where they can be imported (pip install -e '.[bench]'), or in an environment of their
-own, for their GPU build say, which --keras-python names:
-
-    python -m venv keras && keras/bin/pip install keras tensorflow
-    python scripts/benchmark.py --keras-python keras/bin/python
+own, for their GPU build say, which --keras-python=keras/bin/python names.
 """
 
 import argparse

@@ -45,9 +45,9 @@ class Calibration:
         Returns:
             `nll` (mean of -log P(true sum), nats, of one image 87 at most), `interval_coverage` of the central 90 %
             interval and its mean `interval_width` (sums in it), `mae_median` and `mse_mean` (of the point estimates
-            that are best for them), `exact` of the most probable sum, `calibration_error` (see `reliability`: mean
-            distance of confidence and accuracy, weighted by images), and `exact_at_coverage_90`, `_95`, `_98`, `_99`
-            (of that share of the images, those with the highest confidence).
+            that are best for them), `exact` of the most probable sum, `calibration_error` (mean distance of confidence
+            and accuracy in the bins of `reliability`, weighted by images), and `exact_at_coverage_90`, `_95`, `_98`,
+            `_99` (of that share of the images, those with the highest confidence).
         """
         confidence, accuracy, images = self.reliability()
         coverage, exact = self.selective()

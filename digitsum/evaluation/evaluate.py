@@ -81,14 +81,9 @@ def examples_figure(images: Sequence[Example], title: str, *, named: bool = True
 
 
 class Evaluation:
-    """Results of one pass, gathered batch by batch in bounded memory.
+    """Results of one pass, gathered batch by batch in bounded memory: `count` images so far.
 
-    Args:
-        train_mean: the mean baseline.
-        num_worst: how many of the largest errors to keep with their images.
-
-    Attributes:
-        count: images seen.
+    `train_mean` is the mean baseline; the `num_worst` largest errors are kept with their images.
     """
 
     def __init__(self, train_mean: float, num_worst: int = 0) -> None:
