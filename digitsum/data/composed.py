@@ -152,11 +152,7 @@ def write_dataset(
 
 
 def _write_split(
-    composition: Composition,
-    pool: GlyphPool,
-    stream: int,
-    folder: Path,
-    progress: Callable[[int], None] | None,
+    composition: Composition, pool: GlyphPool, stream: int, folder: Path, progress: Callable[[int], None] | None
 ) -> dict[str, Any]:
     folder.mkdir()
     layout, total = composition.layout, composition.count(folder.name)
