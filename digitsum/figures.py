@@ -4,6 +4,7 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -96,65 +97,55 @@ def scatter_figure(target: np.ndarray, preds: np.ndarray, title: str, *, total: 
     return figure
 
 
-@style.context(OWN_STYLE)
-def predictions_figure(
-    images: np.ndarray, preds: np.ndarray, target: np.ndarray | None, title: str, names: Sequence[str] | None = None
-) -> Figure:
-    """Images, each with the predicted and, where known, the true sum.
+@dataclass(frozen=True)
+class Example:
+    """One image with all that is shown beside it.
 
-    Args:
-        images: `(N, H, W)` uint8, or float in [0, 1]; `N` of 1 or more.
-        preds: `(N,)` predicted sums.
-        target: `(N,)` true sums, or None.
-        title: of the figure.
-        names: what to call each image.
+    Attributes:
+        name: of the image.
+        image: `(H, W)` uint8 or float in [0, 1].
+        pred: the predicted sum.
+        target: the true sum, if it is known.
+        probs: `(S,)` the probability of each sum, or None.
+        digits: the predicted ones, if the network predicts digits.
+        positions: how far to the right the middle of each digit is, in pixels.
     """
-    figure, panels = _grid(images, title)
-    for number, (axes, pred) in enumerate(zip(panels.flat, preds, strict=False)):
-        axes.set_title(_caption(f"{pred:.1f}", number, target, names), fontsize=9)
+
+    name: str
+    image: np.ndarray
+    pred: float
+    target: int | None = None
+    probs: np.ndarray | None = None
+    digits: tuple[int, ...] = ()
+    positions: tuple[float, ...] = ()
+
+
+@style.context(OWN_STYLE)
+def examples_figure(examples: Sequence[Example], title: str, *, named: bool = True) -> Figure:
+    """One or more images of one size, each with the predicted and, where known, the true sum.
+
+    Where the network predicts them, digits stand above their positions and the distribution of the sum beneath.
+    """
+    with_bars = examples[0].probs is not None
+    figure, panels = _grid(np.stack([one.image for one in examples]), title, with_bars=with_bars)
+    for one, axes in zip(examples, panels[:: 1 + with_bars].flat, strict=False):
+        pred = f"{one.pred:.1f}" if one.probs is None else f"{one.pred:.0f} ({one.probs[int(one.pred)]:.0%})"
+        name, true = f"{one.name}: " if named else "", "" if one.target is None else f", true {one.target}"
+        axes.set_title(f"{name}predicted {pred}{true}", fontsize=9, pad=19 if with_bars else None)
+        for digit, place in zip(one.digits, one.positions, strict=True):
+            axes.text(place, -2, str(digit), color=BLUE, fontsize=11, fontweight="bold", ha="center", va="bottom")
+    for one, axes in zip(examples, panels[1::2].flat if with_bars else (), strict=False):
+        if one.probs is not None:
+            _bars(axes, one.probs, int(one.pred), one.target)
     return figure
 
 
 @style.context(OWN_STYLE)
 def canvases_figure(images: np.ndarray, sums: np.ndarray, title: str) -> Figure:
-    """Images `(N, H, W)` uint8 with their sums `(N,)`; `N` of 1 or more."""
+    """Images `(N, H, W)`, uint8 or float in [0, 1], with their sums `(N,)`; `N` of 1 or more."""
     figure, panels = _grid(images, title)
     for axes, total in zip(panels.flat, sums, strict=False):
         axes.set_title(f"sum {total:.0f}", fontsize=9)
-    return figure
-
-
-@style.context(OWN_STYLE)
-def sequences_figure(
-    images: np.ndarray,
-    probs: np.ndarray,
-    digits: Sequence[Sequence[int]],
-    positions: Sequence[Sequence[float]],
-    target: np.ndarray | None,
-    title: str,
-    names: Sequence[str] | None = None,
-) -> Figure:
-    """Images, each with the predicted digits above their positions and the distribution of the sum beneath.
-
-    Args:
-        images: `(N, H, W)` uint8, or float in [0, 1]; `N` of 1 or more.
-        probs: `(N, S)` the probability of each sum from 0 on.
-        digits: `N` times the predicted digits.
-        positions: `N` times how far to the right the middle of each is, in pixels.
-        target: `(N,)` true sums, or None.
-        title: of the figure.
-        names: what to call each image.
-    """
-    figure, panels = _grid(images, title, with_bars=True)
-    for number, (above, below) in enumerate(zip(panels[::2].flat, panels[1::2].flat, strict=True)):
-        if number == len(images):
-            break
-        for digit, place in zip(digits[number], positions[number], strict=True):
-            above.text(place, -2, str(digit), color=BLUE, fontsize=11, fontweight="bold", ha="center", va="bottom")
-        pred = int(probs[number].argmax())
-        said = f"{pred} ({probs[number][pred]:.0%})"
-        above.set_title(_caption(said, number, target, names), fontsize=9, pad=19)
-        _bars(below, probs[number], pred, None if target is None else int(target[number]))
     return figure
 
 
@@ -173,11 +164,6 @@ def _grid(images: np.ndarray, title: str, *, with_bars: bool = False) -> tuple[F
         brightest = 255 if image.dtype == np.uint8 else 1
         axes.imshow(image, cmap="gray", vmin=0, vmax=brightest, aspect="auto" if with_bars else "equal")
     return figure, panels
-
-
-def _caption(pred: str, number: int, target: np.ndarray | None, names: Sequence[str] | None) -> str:
-    name = "" if names is None else f"{names[number]}: "
-    return f"{name}predicted {pred}" + ("" if target is None else f", true {target[number]:.0f}")
 
 
 def _bars(axes: Axes, probs: np.ndarray, pred: int, target: int | None) -> None:

@@ -175,9 +175,7 @@ class SumDataModule(L.LightningDataModule):
         """
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         if (size := self.data.batch_size) < world_size:
-            raise InputError(
-                f"data.batch_size: expected an image or more for each of {world_size} processes, got {size}"
-            )
+            raise InputError(f"data.batch_size: expected an image for each of the {world_size} processes, got {size}")
         large = self.splits["train"].num_bytes > BLOCKS_ABOVE
         return Batches(
             self.splits[split],

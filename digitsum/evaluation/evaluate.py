@@ -1,50 +1,25 @@
 """A pass of a trained model over images: its metrics beside the mean baseline's, and what a figure needs."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from matplotlib.figure import Figure
 from torchmetrics.utilities.distributed import gather_all_tensors
 from tqdm import tqdm
 
 from digitsum.data.batches import Batch, Batches
 from digitsum.data.pictures import PictureBatches
-from digitsum.figures import predictions_figure, sequences_figure
+from digitsum.figures import Example as Example
+from digitsum.figures import examples_figure as examples_figure
 from digitsum.metrics import sum_metrics
 from digitsum.models.base import Prediction
 from digitsum.models.module import SumModule
 
 MAX_POINTS = 30_000
 """The most points that a scatter plot shows."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One image with all that is shown beside it.
-
-    Attributes:
-        name: of the image.
-        image: `(H, W)` uint8 or float in [0, 1].
-        pred: the predicted sum.
-        target: the true sum, if it is known.
-        probs: `(S,)` the probability of each sum, or None.
-        digits: the predicted ones, if the network predicts digits.
-        positions: how far to the right the middle of each digit is, in pixels.
-    """
-
-    name: str
-    image: np.ndarray
-    pred: float
-    target: int | None = None
-    probs: np.ndarray | None = None
-    digits: tuple[int, ...] = ()
-    positions: tuple[float, ...] = ()
 
 
 def example_from_batch(batch: Batch, prediction: Prediction, row: int, part: str = "") -> Example:
@@ -65,19 +40,6 @@ def example_from_batch(batch: Batch, prediction: Prediction, row: int, part: str
         target=None if sums is None else int(sums[row]),
         **rest,
     )
-
-
-def examples_figure(images: Sequence[Example], title: str, *, named: bool = True) -> Figure:
-    """Images with their predictions, and with the digits and the distribution of the sum where the network has them."""
-    pixels = np.stack([one.image for one in images])
-    known = [one.target for one in images if one.target is not None]
-    target = np.array(known) if len(known) == len(images) else None
-    names = [one.name for one in images] if named else None
-    if all(one.probs is not None for one in images):
-        probs = np.stack([one.probs for one in images])  # type: ignore[misc]
-        digits, positions = [one.digits for one in images], [one.positions for one in images]
-        return sequences_figure(pixels, probs, digits, positions, target, title, names)
-    return predictions_figure(pixels, np.array([one.pred for one in images]), target, title, names)
 
 
 class Evaluation:

@@ -3,9 +3,12 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from torch import nn
+
+from digitsum.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -58,28 +61,34 @@ class NetworkSettings:
         """Refuse, with an InputError, training images of `fewest` to `most` digits. Most networks take any."""
 
 
-class Network(Protocol):
-    """What a network, a `torch.nn.Module` made from `(image_size, settings)`, offers to `digitsum.models.module`.
+class Network(nn.Module):
+    """What a network, made from `(image_size, settings)`, offers to `digitsum.models.module`.
+
+    One that answers with one number, its output `(N,)`, has `forward` and `loss` of its own and nothing else.
 
     Attributes:
         variable_width: whether it reads images that are wider or narrower than those that it was made for.
         predicts_digits: whether its answers have the distribution of the sum and the digits.
     """
 
-    variable_width: bool
-    predicts_digits: bool
+    variable_width = False
+    predicts_digits = False
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images `(N, H, W)`, uint8 in 0..255 or float in [0, 1], to an output whose first axis is `N`."""
+        raise NotImplementedError
 
     def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
         """The training loss of an output against sums `(N,)` int64, a scalar."""
+        raise NotImplementedError
 
     def estimate(self, output: torch.Tensor) -> torch.Tensor:
         """The best single answer in an output, `(N,)` float; in training mode a quick one will do."""
+        return output
 
     def predict(self, output: torch.Tensor) -> Prediction:
         """All that an output says."""
+        return Prediction(self.estimate(output))
 
     def set_decoding(self, **options: Any) -> None:
         """From now on answer otherwise than the network was trained to, as far as it can.
@@ -91,6 +100,8 @@ class Network(Protocol):
         Raises:
             InputError: the network has no such option, or its value is out of range.
         """
+        for name in options:
+            raise InputError(f"{name}: this model has no such choice; leave it out")
 
 
 def probability_of(probs: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:

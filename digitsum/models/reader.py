@@ -11,7 +11,7 @@ from torch import nn
 from digitsum.data.canvases import number_range
 from digitsum.data.pixels import as_float
 from digitsum.errors import InputError
-from digitsum.models.base import DigitSequence, NetworkSettings, Prediction
+from digitsum.models.base import DigitSequence, Network, NetworkSettings, Prediction
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
 from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood
 
@@ -68,7 +68,7 @@ def counts_of(num_digits: Any, name: str = "model.num_digits") -> Counts:
     return Counts(0, None) if num_digits is None else Counts(*number_range(num_digits, name, ", or null"))
 
 
-class Reader(nn.Module):
+class Reader(Network):
     """Four convolutions to a row of frames, one for each 8 pixels, each with a distribution over classes.
 
     Conv 5x5 stride 2, conv 3x3, pool, conv 3x3, pool, conv 3x3, the largest value over the height, linear; batch norm
@@ -180,7 +180,7 @@ class Reader(nn.Module):
                     raise InputError(f"tta: expected 1 to {len(_SHIFTS)}, got {value}")
                 self.tta = value
             else:
-                raise InputError(f"{name}: this model (reader) has no such choice; leave it out")
+                super().set_decoding(**{name: value})
 
     def _log_probs(self, x: torch.Tensor) -> torch.Tensor:
         """Images `(N, 1, H, W)` to `(N, T, 11)`."""

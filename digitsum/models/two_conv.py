@@ -2,7 +2,6 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +9,7 @@ from torch import nn
 
 from digitsum.data.pixels import as_float
 from digitsum.errors import InputError
-from digitsum.models.base import NetworkSettings, Prediction
+from digitsum.models.base import Network, NetworkSettings
 from digitsum.models.fast_layers import accelerated
 
 POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
@@ -54,7 +53,7 @@ class TwoConvSettings(NetworkSettings):
             raise InputError(f"model.pooling: expected one of {', '.join(POOLINGS)}, got {self.pooling!r}")
 
 
-class TwoConv(nn.Sequential):
+class TwoConv(nn.Sequential, Network):
     """Conv, ReLU, pool, conv, ReLU, pool, dropout, dense, ReLU, dropout, one linear output; no padding.
 
     Weights start Glorot-uniform and biases at zero, and features are flattened with their channels last, as Keras, in
@@ -64,9 +63,6 @@ class TwoConv(nn.Sequential):
     Raises:
         InputError: images too small for the two convolutions.
     """
-
-    variable_width = False
-    predicts_digits = False
 
     def __init__(self, image_size: tuple[int, int], settings: TwoConvSettings | None = None) -> None:
         settings = settings or TwoConvSettings()
@@ -109,19 +105,6 @@ class TwoConv(nn.Sequential):
     def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
         """Mean squared error of an output against sums, both `(N,)`, a scalar."""
         return F.mse_loss(output, sums.to(output.dtype))
-
-    def estimate(self, output: torch.Tensor) -> torch.Tensor:
-        """The output itself."""
-        return output
-
-    def predict(self, output: torch.Tensor) -> Prediction:
-        """The estimate is all that it says."""
-        return Prediction(output)
-
-    def set_decoding(self, **options: Any) -> None:
-        """It has no other way to answer, and refuses any option."""
-        for name in options:
-            raise InputError(f"{name}: this model (two_conv) has no such choice; leave it out")
 
 
 class FlattenChannelsLast(nn.Module):
