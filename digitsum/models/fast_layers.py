@@ -8,7 +8,6 @@ compute what the plain layers compute, summed in another order.
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -101,11 +100,11 @@ class _Step(torch.autograd.Function):
         grad_weight = torch.empty((parts, channels, rows, columns * in_channels))
         grad_bias = torch.empty((parts, channels))
         fast_loops.backward(
-            *(_channels_last(tensor) for tensor in (x, grad, out, kept)),
-            _channels_last(weight).reshape(channels, rows, -1),
+            *map(_channels_last, (x, grad, out, kept)),
+            _channels_last(weight).flatten(2),
             _channels_last(grad_x),
-            grad_weight.numpy(),
-            grad_bias.numpy(),
+            grad_weight,
+            grad_bias,
         )
         grad_weight = grad_weight.sum(0).view(channels, rows, columns, in_channels).permute(0, 3, 1, 2)
         return grad_x, grad_weight, grad_bias.sum(0)
@@ -122,9 +121,7 @@ class _BlankStep(torch.autograd.Function):
         kept = torch.empty_like(out, dtype=torch.uint8)
         images = images.squeeze(1).contiguous()
         taps = weight.detach().reshape(channels, -1).t().contiguous()
-        fast_loops.blank_forward(
-            images.numpy(), taps.numpy(), bias.detach().numpy(), _channels_last(out), _channels_last(kept)
-        )
+        fast_loops.blank_forward(images, taps, bias, _channels_last(out), _channels_last(kept))
         ctx.save_for_backward(images, weight, out, kept)
         return out
 
@@ -135,15 +132,10 @@ class _BlankStep(torch.autograd.Function):
         channels, parts = len(weight), torch.get_num_threads()
         grad_taps = torch.empty((parts, weight[0].numel(), channels))
         grad_bias = torch.empty((parts, channels))
-        fast_loops.blank_backward(
-            images.numpy(),
-            *(_channels_last(tensor) for tensor in (grad, out, kept)),
-            grad_taps.numpy(),
-            grad_bias.numpy(),
-        )
+        fast_loops.blank_backward(images, *map(_channels_last, (grad, out, kept)), grad_taps, grad_bias)
         return None, grad_taps.sum(0).t().reshape(weight.shape), grad_bias.sum(0)
 
 
-def _channels_last(x: torch.Tensor) -> np.ndarray:
-    """`(N, C, H, W)` as numpy's `(N, H, W, C)`: the same memory, if it lies so."""
-    return x.detach().permute(0, 2, 3, 1).contiguous().numpy()
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    """`(N, C, H, W)` as `(N, H, W, C)`: the same memory, if it lies so."""
+    return x.permute(0, 2, 3, 1).contiguous()

@@ -1,4 +1,4 @@
-"""The loops of `digitsum.models.fast_layers`, compiled by numba; arrays are `(N, H, W, C)`, float32."""
+"""The loops of `digitsum.models.fast_layers`, compiled by numba; images and features are `(N, H, W, C)`, float32."""
 
 import functools
 import logging
@@ -31,12 +31,9 @@ if hasattr(os, "register_at_fork"):  # Windows has no fork
 
 
 def _compiled(loops: Callable[..., None]) -> Callable[..., None]:
-    """Compile loops to machine code that has as many threads as torch has."""
-    options: dict[str, Any] = {
-        "parallel": True,
-        "error_model": "numpy",
-        "fastmath": {"contract", "reassoc", "nsz", "arcp"},  # without `nnan`: damaged numbers must stay damaged
-    }
+    """Compile loops over arrays to machine code that takes tensors, and as many threads as torch has."""
+    fastmath = {"contract", "reassoc", "nsz", "arcp"}  # without `nnan`: damaged numbers must stay damaged
+    options: dict[str, Any] = {"parallel": True, "error_model": "numpy", "fastmath": fastmath}
     anew = numba.njit(**options)(loops)
     try:
         compiled = numba.njit(cache=True, **options)(loops)
@@ -44,8 +41,9 @@ def _compiled(loops: Callable[..., None]) -> Callable[..., None]:
         compiled = anew
 
     @functools.wraps(loops)
-    def run(*arrays: np.ndarray) -> None:
+    def run(*tensors: torch.Tensor) -> None:
         nonlocal compiled
+        arrays = [tensor.detach().numpy() for tensor in tensors]
         with _turn:
             numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
             try:

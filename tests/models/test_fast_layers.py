@@ -157,7 +157,7 @@ def test_without_a_place_for_compiled_code_the_loops_are_compiled_anew(monkeypat
     twice = fast_loops._compiled(_twice)
     assert asked == [False, True]
     x = torch.ones(3)
-    twice(x.numpy())
+    twice(x)
     assert x.tolist() == [2, 2, 2]
 
 
