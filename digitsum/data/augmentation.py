@@ -22,9 +22,6 @@ class Augmentation:
         shift: largest shift in pixels, sideways and up or down.
         elastic: standard deviation in pixels of the random shifts of control points of an elastic deformation.
         elastic_spacing: pixels between control points: the smaller, the more local the deformation.
-
-    Raises:
-        InputError: a value out of range.
     """
 
     scale: float = 0.0

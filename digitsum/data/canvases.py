@@ -90,8 +90,7 @@ class Placements:
 
     Attributes:
         digits: `(N, D)` int8, the digits from left to right.
-        left: `(N, D)` int16, the tiles' left edges in pixels.
-        top: `(N, D)` int16, the tiles' top edges in pixels.
+        left, top: `(N, D)` int16, the tiles' edges in pixels.
         glyph: `(N, D)` int32, which glyph of the source was drawn (`GlyphPool.index`).
     """
 
@@ -109,15 +108,10 @@ class Placements:
 def compose(
     layout: Layout, pool: GlyphPool, *, seed: int, stream: int, start: int, count: int
 ) -> tuple[np.ndarray, Placements]:
-    """Draw canvases `start` to `start + count` of an endless, reproducible sequence.
+    """Draw canvases `start` to `start + count` of an endless, reproducible sequence, however it is cut into calls.
 
-    Args:
-        layout: the distribution that layouts are drawn from.
-        pool: the glyphs, each drawn with the same probability.
-        seed: 0 or more.
-        stream: which of the seed's independent sequences; one for each split.
-        start: the first canvas.
-        count: how many, 1 or more. Canvases do not depend on how they are cut into calls.
+    Each glyph of the pool is as likely as the others. A `seed` of 0 or more has independent sequences, one for each
+    `stream`.
 
     Returns:
         The canvases `(count, H, W)` uint8 and what was drawn on them.

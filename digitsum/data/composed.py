@@ -100,16 +100,10 @@ def write_dataset(
 ) -> None:
     """Compose a data set and write it to `folder`, which appears only when it is complete.
 
-    The folder gets `train/ val/ test/`, each with shards `data0.npy` `(n, H, W)` uint8, `lab0.npy` `(n,)` unsigned,
+    It gets `train/ val/ test/`, each with shards `data0.npy` `(n, H, W)` uint8, `lab0.npy` `(n,)` unsigned,
     `truth0.npz` (what was drawn; for evaluation only), ..., and `dataset.json`. When another process finishes the
     same set first, its result stands and this one is dropped. Memory does not grow with the number of images.
-
-    Args:
-        composition: what to compose.
-        folder: where to; must not exist, except as the same data set.
-        mnist_root: see `load_glyph_pools`.
-        download: see `load_glyph_pools`.
-        progress: called with the number of canvases written since the last call.
+    `progress` is called with the number of canvases written since the last call; see `load_glyph_pools` for the rest.
 
     Raises:
         InputError: the glyphs cannot be loaded, `folder` holds something else, or it cannot be written.

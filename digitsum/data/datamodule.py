@@ -33,7 +33,7 @@ class ArraysData:
         batch_size: images a batch, of all processes together.
         shuffle: of the training images: `full`, `blocks` (of neighbours on the disk, for sets larger than memory; see
             `digitsum.data.batches`), or `auto`: `blocks` above `BLOCKS_ABOVE`.
-        on_device: keep training and validation images on the GPU, if there is one and they fit in half of what is free.
+        on_device: keep training and validation images on the GPU, if there is one and half of its free memory will do.
     """
 
     kind: ClassVar = "arrays"
@@ -168,10 +168,8 @@ class SumDataModule(L.LightningDataModule):
     def batches(self, split: str, *, shuffle: bool = False) -> Batches:
         """Batches of `split` (`train`, `val`, `test`), from first to last unless `shuffle`; after `setup`.
 
-        With a trainer, its process's part of them, and on its GPU where they fit (see `ArraysData`).
-
-        Raises:
-            InputError: a batch has fewer images than there are processes.
+        With a trainer, its process's part of them, and on its GPU where they fit (see `ArraysData`). An InputError
+        refuses batches of fewer images than there are processes.
         """
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         if (size := self.data.batch_size) < world_size:
@@ -212,15 +210,12 @@ class SumDataModule(L.LightningDataModule):
 
 
 def data_of(description: Any, places: dict[str, str | None], path: Path) -> ArraysData | ComposedData:
-    """The data that a checkpoint describes, at its places on this machine.
+    """The data that a checkpoint describes: what `SumDataModule` saved in its hyperparameters.
 
-    Args:
-        description: what `SumDataModule` saved in the checkpoint's hyperparameters.
-        places: `root`, `mnist_root`, `datasets_dir` on this machine; None leaves what the checkpoint says.
-        path: of the checkpoint, named in errors.
+    `places` are `root`, `mnist_root`, `datasets_dir` on this machine; None leaves what the checkpoint says.
 
     Raises:
-        InputError: the checkpoint describes no data, or none that this version knows.
+        InputError: the checkpoint at `path` describes no data, or none that this version knows.
     """
     try:
         values = dict(description)

@@ -20,21 +20,16 @@ _WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)  # Windows has none
 
 
 class MemmapImages:
-    """Images in one or more memory-mapped arrays, gathered by their numbers.
+    """Images in one or more memory-mapped arrays, gathered by their numbers as uint8 or float32 (`dtype`).
 
     Args:
-        arrays: each `(n, H, W)`, all uint8 or all float, with the same `H` and `W`.
+        arrays: each `(n, *image_size)`, `image_size` being `(H, W)`, all uint8 or all float.
         names: of the arrays' files, for the fingerprint.
-
-    Attributes:
-        image_size: `(H, W)`.
-        dtype: of gathered images: uint8 or float32.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray], names: Sequence[str] = ()) -> None:
         assert arrays
-        self._names = list(names)
-        self._arrays = list(arrays)
+        self._names, self._arrays = list(names), list(arrays)
         # every look into a memmap makes another memmap, which takes longer than to copy an image
         self._parts = [np.asarray(array) for array in arrays]
         self._starts = np.cumsum([0, *map(len, arrays)])
@@ -47,7 +42,7 @@ class MemmapImages:
     def fingerprint(self) -> str:
         """Hexadecimal digits that change with the arrays' names, shapes, dtypes, and some images spaced over each.
 
-        That is 64 images of each of up to 16 arrays, and fewer of more, because each is a place of its own on the disk.
+        They are 64 of each of up to 16 arrays, and fewer of more: each is a place of its own on the disk.
         """
         digest = hashlib.blake2b(repr(self._names).encode(), digest_size=16)
         samples = min(64, max(4, 1_024 // len(self._parts)))
@@ -215,11 +210,7 @@ def _open(where: Path, data: list[Path], labels: list[Path]) -> SumDataset:
 
 
 def read_images(path: Path) -> np.ndarray:
-    """Map the images of one `.npy` file: `(n, H, W)`, uint8, or float in [0, 1].
-
-    Raises:
-        InputError: no such file, or its shape, dtype or values are not those of images.
-    """
+    """Map the images of one `.npy` file: `(n, H, W)`, uint8, or float in [0, 1]; an InputError says what is wrong."""
     array: np.ndarray = read_npy(path)
     if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
         array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
@@ -239,11 +230,7 @@ def read_images(path: Path) -> np.ndarray:
 
 
 def read_sums(path: Path) -> np.ndarray:
-    """Read the sums of one `.npy` file as `(n,)` int64.
-
-    Raises:
-        InputError: no such file, or it does not hold whole numbers of 0 or more.
-    """
+    """Read the sums of one `.npy` file as `(n,)` int64; an InputError says where one is no whole number from 0."""
     array = np.asarray(read_npy(path))
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]

@@ -111,12 +111,8 @@ def predict(
     Each listener is called with `(batch, prediction)`. Nothing is collected here, so memory does not grow with the
     number of images. It is a loop of its own because `trainer.predict` calls all the callbacks of a training again.
 
-    Args:
-        trainer: says on which device and in which precision.
-        module: left on the device, in evaluation mode.
-        batches: of images; of several processes, this one's part.
-        listeners: called in turn.
-        title: of the progress bar, if the trainer has one.
+    `trainer` says on which device, where `module` is left, in which precision, and whether with a progress bar. Of
+    several processes, `batches` are this one's part.
     """
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     precision.convert_module(module).to(device).eval()
@@ -136,10 +132,7 @@ def predict(
 
 
 def gather_across_ranks(*parts: torch.Tensor) -> list[torch.Tensor]:
-    """Each tensor `(B, ...)` together with those of the other processes, in their order; to be called in all of them.
-
-    The parts may differ in length. A process that is alone gets its own.
-    """
+    """Each tensor `(B, ...)` and those of the other processes, of any length, in their order; to be called in all."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return list(parts)
     return [torch.cat(gather_all_tensors(part)) for part in parts]

@@ -29,9 +29,6 @@ class OptimizerSettings:
         schedule: of the learning rate over the whole run: `constant`, `one_cycle` (up, then down to nothing) or
             `cosine` (down to nothing).
         warmup: share of the run over which `one_cycle` goes up.
-
-    Raises:
-        InputError: a value out of range.
     """
 
     lr: float = 1e-3
@@ -72,9 +69,6 @@ class SumModule(L.LightningModule):
 
     Attributes:
         epoch_metrics: by name, of the epoch's last validation and, once it has ended, of its training.
-
-    Raises:
-        InputError: images of a size that the network refuses.
     """
 
     def __init__(
@@ -123,12 +117,9 @@ class SumModule(L.LightningModule):
         return self.net.predict(self.net(images))
 
     def on_fit_start(self) -> None:
-        """Let each process draw its own dropout: until now their seeds were equal, so that their weights are.
-
-        Metric states are fresh: those that an earlier `trainer.validate` left cannot be updated outside of it.
-        """
+        """Let each process draw its own dropout: until now their seeds were equal, so that their weights are."""
         for stage_metrics in (self.train_metrics, self.val_metrics):
-            stage_metrics.reset()
+            stage_metrics.reset()  # the states that an earlier `trainer.validate` left cannot be updated outside of it
         if self.global_rank:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 

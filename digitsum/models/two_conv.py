@@ -20,17 +20,13 @@ class TwoConvSettings(NetworkSettings):
     """The network's numbers; the defaults are the reference.
 
     Attributes:
-        conv1_channels: of the first convolution.
-        conv2_channels: of the second convolution.
+        conv1_channels, conv2_channels: of the two convolutions.
         kernel_size: of both convolutions, in pixels; no padding.
         pooling: `max` or `average`, over 2x2 pixels, after each convolution.
         conv_dropout: share of the features dropped before the dense layers.
         hidden_units: of the dense layer.
         dense_dropout: share of the hidden units dropped.
         fast: train on a CPU with the faster forms of the layers (see `digitsum.models.fast_layers`).
-
-    Raises:
-        InputError: a value out of range.
     """
 
     conv1_channels: int = 32

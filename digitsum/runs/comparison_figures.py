@@ -148,8 +148,7 @@ class Scale:
 
     Attributes:
         positions: `(N,)` of each value; of categories 0, 1, 2, ...
-        ticks: where something is written.
-        labels: what is written there.
+        ticks, labels: where something is written, and what.
         log: whether the axis is logarithmic.
         categories: whether positions do no more than tell values apart.
     """
