@@ -194,13 +194,8 @@ def reliability_figure(
 ) -> Figure:
     """A reliability diagram, and the accuracy where the model predicts only what it is confident of.
 
-    Args:
-        confidence: `(B,)` mean probability that the model gave its predictions, one for each bin of it.
-        accuracy: `(B,)` share of right predictions among them.
-        images: `(B,)` how many they are.
-        coverage: `(A,)` share of the images that have the highest confidence.
-        selective_accuracy: `(A,)` share of right predictions among them.
-        title: of the figure.
+    For each bin, `(B,)`, there are the mean `confidence`, the share of right predictions, and the number of images; for
+    each `coverage` `(A,)`, a share of the images that have the highest confidence, that of right predictions.
     """
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     figure.suptitle(title, fontsize=11)

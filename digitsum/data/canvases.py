@@ -1,6 +1,6 @@
 """Canvases: several glyphs on one image, their layout drawn from a distribution, with the sum of their digits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,12 @@ from digitsum.errors import InputError
 # for at once, and so that any of them can be drawn without the ones before. Changing it changes every data set.
 _BLOCK = 1_000
 
-OVERLAPS = ("wrap", "max", "clip")
+OVERLAPS: dict[str, Callable[..., np.ndarray]] = {
+    "wrap": np.add,
+    "max": np.maximum,
+    "clip": lambda below, ink: below + np.minimum(ink, 255 - below),
+}
+"""What becomes of two brightnesses, both uint8."""
 
 
 def number_range(value: Any, name: str, or_else: str = "") -> tuple[int, int]:
@@ -150,11 +155,5 @@ def _render(layout: Layout, glyphs: np.ndarray, chosen: np.ndarray, left: np.nda
     for place in range(chosen.shape[1]):
         rows = np.flatnonzero(chosen[:, place] >= 0)
         where = (rows, top[rows, place], left[rows, place])
-        ink, below = glyphs[chosen[rows, place]], tiles[where]
-        if layout.overlap == "wrap":
-            tiles[where] = below + ink
-        elif layout.overlap == "max":
-            tiles[where] = np.maximum(below, ink)
-        else:
-            tiles[where] = below + np.minimum(ink, 255 - below)
+        tiles[where] = OVERLAPS[layout.overlap](tiles[where], glyphs[chosen[rows, place]])
     return canvases

@@ -71,11 +71,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def model_of(checkpoint: dict[str, Any], path: Path) -> SumModule:
     """Build the model that `read_checkpoint` returned; `path` is named in errors."""
     try:
-        state_dict, arguments = checkpoint["state_dict"], _arguments(**checkpoint["hyper_parameters"])
+        state_dict, hparams = checkpoint["state_dict"], checkpoint["hyper_parameters"]
         _require_numbers(state_dict)
         with torch.device("meta"):  # takes no memory, however large a network the hyperparameters claim
-            SumModule(**arguments).load_state_dict(state_dict, assign=True)
-        module = SumModule(**arguments)
+            _fresh_module(**hparams).load_state_dict(state_dict, assign=True)
+        module = _fresh_module(**hparams)
         module.load_state_dict(state_dict)
     except Exception as error:  # hyperparameters and weights may be any plain values
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -83,18 +83,12 @@ def model_of(checkpoint: dict[str, Any], path: Path) -> SumModule:
     return module.eval()
 
 
-def _arguments(network: str, image_size: Any, options: Any, optimizer: Any, train_mean: Any) -> dict[str, Any]:
-    """Those of a `SumModule` from its `hparams` in a checkpoint."""
+def _fresh_module(network: str, image_size: Any, options: Any, optimizer: Any, train_mean: Any) -> SumModule:
+    """A module made from `hparams` as a checkpoint holds them."""
     if not math.isfinite(train_mean):
         raise InputError("expected a finite number as train_mean")
-    options = {_RENAMED.get(name, name): value for name, value in options.items()}
-    return {
-        "network": network,
-        "image_size": image_size,
-        "settings": network_settings(network, options),
-        "optimizer": OptimizerSettings(**optimizer),
-        "train_mean": train_mean,
-    }
+    settings = network_settings(network, {_RENAMED.get(name, name): value for name, value in options.items()})
+    return SumModule(network, image_size, settings, OptimizerSettings(**optimizer), train_mean)
 
 
 def save_safetensors(module: SumModule, path: Path) -> None:

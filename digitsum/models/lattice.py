@@ -59,11 +59,8 @@ def reachable_states(sums: torch.Tensor, counts: Counts, num_frames: int) -> Lat
 def all_states(num_frames: int, counts: Counts, device: torch.device) -> Lattice:
     """All states that `num_frames` can reach."""
     nothing = torch.zeros(1, dtype=torch.int64, device=device)
-    if counts.max is None:
-        return _lattice(nothing[:, None], [9 * num_frames + 1], nothing, counts)
-    max_digits = min(counts.max, num_frames)
-    base = torch.zeros((1, max_digits + 1), dtype=torch.int64, device=device)
-    return _lattice(base, [9 * c + 1 for c in range(max_digits + 1)], nothing, counts)
+    layers = range(num_frames, num_frames + 1) if counts.max is None else range(min(counts.max, num_frames) + 1)
+    return _lattice(nothing.expand(1, len(layers)), [9 * digits + 1 for digits in layers], nothing, counts)
 
 
 def _lattice(base: torch.Tensor, widths: list[int], sums: torch.Tensor, counts: Counts) -> Lattice:
