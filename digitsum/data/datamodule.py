@@ -82,14 +82,13 @@ class ComposedData(Composition):
 class SumDataModule(L.LightningDataModule):
     """Batches of images and sums, uint8 (or float32) up to the device.
 
+    `setup` raises an InputError for whatever is wrong with the data.
+
     Args:
         data: where the images and sums come from.
         shuffle_seed: of the order in which an epoch sees the training images.
         augmentation: of the training images; None or all zeros leave them as they are.
         progress: see `digitsum.data.composed.write_dataset`.
-
-    Raises:
-        InputError: in `setup`, whatever is wrong with the data.
     """
 
     def __init__(
@@ -141,11 +140,7 @@ class SumDataModule(L.LightningDataModule):
         self.check_unchanged(state_dict, SPLITS, "start a new run from its weights with init_from=CHECKPOINT")
 
     def check_unchanged(self, recorded: dict[str, Any], splits: Iterable[str], instead: str) -> None:
-        """Compare splits with those that a checkpoint has recorded; what it has not recorded may be anything.
-
-        Raises:
-            InputError: one has changed; restore it, or do what `instead` says.
-        """
+        """Refuse splits that are not as a checkpoint has recorded them, if it has; `instead` says what else to do."""
         found = self.state_dict()
         for split in splits:
             if recorded.get(split, found[split]) != found[split]:

@@ -25,12 +25,10 @@ def as_float(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.
 
 
 def checked_images(images: Any, image_size: tuple[int, int], *, variable_width: bool = False) -> torch.Tensor:
-    """Somebody's images as a network takes them: `(N, H, W)`, uint8 in 0..255 or float32 in [0, 1].
+    """Somebody's tensor or array as a network takes it: `(N, H, W)`, uint8 in 0..255 or float32 in [0, 1].
 
-    Args:
-        images: a tensor or array of that shape; other whole numbers in 0..255 become uint8, other floats float32.
-        image_size: `(H, W)` that the network was trained on.
-        variable_width: whether it reads other widths than `W`.
+    Other whole numbers in 0..255 become uint8, other floats float32. `image_size` `(H, W)` is what the network was
+    trained on; with `variable_width` it reads other widths.
 
     Raises:
         InputError: another shape or type, float pixels outside of [0, 1] or not finite, whole ones outside of 0..255,

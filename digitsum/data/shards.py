@@ -113,11 +113,8 @@ class SumDataset:
 def open_splits(root: Path, split_seed: int) -> dict[str, SumDataset]:
     """Open the user's folder of shards as `train`, `val` and `test`.
 
-    Either it has sub-folders of these names, each with shards, or shards itself, split 80/10/10 at random by
-    `split_seed`.
-
-    Raises:
-        InputError: see `open_shards`; or fewer than 10 images to split; or sub-folders whose image sizes differ.
+    Either it has sub-folders of these names, each with shards and images of one size, or shards itself, 10 images or
+    more, split 80/10/10 at random by `split_seed`. Anything else is an InputError; see `open_shards`.
     """
     if not is_folder(root):
         raise InputError(f"{root}: expected a folder of shards, found {'a file' if exists(root) else 'nothing'}")

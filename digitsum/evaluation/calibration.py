@@ -5,7 +5,6 @@ import numpy as np
 from digitsum.data.batches import Batch
 from digitsum.models.base import Prediction, interval_of, mean_of, median_of, probability_of
 
-_INTERVAL = 0.9
 _RELIABILITY_BINS = 15
 _COVERAGES = (90, 95, 98, 99)  # percent
 
@@ -25,7 +24,7 @@ class Calibration:
         """Add a batch of images with sums and the predictions for it, which have distributions."""
         assert prediction.probs is not None
         sums, probs = batch["sums"].cpu(), prediction.probs.cpu().double()
-        low, high = interval_of(probs, _INTERVAL)
+        low, high = interval_of(probs)
         estimate = prediction.estimate.cpu()
         for name, values in {
             "nll": -probability_of(probs, sums).clamp_min(1e-38).log(),

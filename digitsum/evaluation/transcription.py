@@ -22,10 +22,7 @@ def find_truth(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
     Returns:
         `(M, D)` int8 digits from left to right, then -1, and `(M, D)` int16 left edges of their tiles in pixels; None
-        where there is no folder with such files.
-
-    Raises:
-        InputError: a damaged file.
+        where there is no folder with such files. A damaged one is an InputError.
     """
     if not is_folder(folder):
         return None

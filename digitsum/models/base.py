@@ -126,10 +126,6 @@ def interval_of(probs: torch.Tensor, mass: float = 0.9) -> tuple[torch.Tensor, t
 
     They are the sums at `(1 - mass) / 2` and `(1 + mass) / 2` of `probs` `(N, S)`. The interval holds at least `mass`;
     a sure model's is one sum, which holds nearly all.
-
-    Example:
-        >>> interval_of(torch.tensor([[0.02, 0.08, 0.8, 0.1]]))
-        (tensor([1]), tensor([3]))
     """
     return _quantile(probs, (1 - mass) / 2), _quantile(probs, (1 + mass) / 2)
 

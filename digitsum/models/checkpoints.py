@@ -27,10 +27,8 @@ _RENAMED = {"digit_cost": "length_penalty"}
 def load_model(path: str | Path) -> SumModule:
     """Load a trained model, in evaluation mode on the CPU, from its checkpoint and nothing else.
 
-    Called with images `(N, H, W)`, uint8 in 0..255 or float in [0, 1], it answers with the sums `(N,)`.
-
-    Raises:
-        InputError: see `read_checkpoint`; or hyperparameters or weights that do not fit the network.
+    Called with images `(N, H, W)`, uint8 in 0..255 or float in [0, 1], it answers with the sums `(N,)`. An InputError
+    refuses what `read_checkpoint` does, and hyperparameters or weights that do not fit the network.
     """
     _survive_forks()
     return model_of(read_checkpoint(Path(path)), Path(path))

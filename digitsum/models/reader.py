@@ -127,11 +127,9 @@ class Reader(Network):
     def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
         """The mean over images of -log P(the sum, and a possible number of digits), in nats; P is the copies' mean.
 
-        With a `length_penalty` the paths of P are penalised for each digit, so that it is no probability any more.
-
-        Raises:
-            InputError: a sum that no possible number of digits has; in training elsewhere than on a CPU, where a look
-                is expensive, the loss is then infinite.
+        With a `length_penalty` the paths of P are penalised for each digit, so that it is no probability any more. An
+        InputError refuses a sum that no possible number of digits has; in training elsewhere than on a CPU, where a
+        look is expensive, the loss is then infinite.
         """
         num_copies, num_frames = output.shape[1:3]
         logs = log_likelihood(

@@ -56,13 +56,10 @@ def curves_figure(groups: Sequence[tuple[str, Sequence[np.ndarray]]], title: str
 
 @style.context(OWN_STYLE)
 def settings_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, score_name: str, title: str) -> Figure:
-    """The score against each setting: every run, and the mean over all runs with the same value.
+    """The score `(N,)` against each setting: every run, and the mean over all runs with the same value.
 
-    Args:
-        settings: by name: the value of each run, `N` as on the command line, the best first; of many the first twelve.
-        scores: `(N,)` of each run.
-        score_name: with its unit.
-        title: of the figure.
+    `settings` have by name the values of the runs as on the command line, the best run's first. Twelve at most are
+    drawn. `score_name` has the unit.
     """
     names = list(settings)[:_MAX_SETTINGS]
     columns = min(3, len(names))
@@ -170,10 +167,7 @@ class Scale:
 
 
 def scale_of(values: Sequence[str]) -> Scale:
-    """The axis that suits 1 or more values of the command line: categories unless all are numbers.
-
-    It is logarithmic where these are spaced so.
-    """
+    """The axis that suits values of the command line: categories unless all are numbers, logarithmic for some."""
     numbers = {value: _drawable(value) for value in values}
     known = sorted({number for number in numbers.values() if number is not None})
     # a zero among ever smaller numbers: on no axis could they be told apart
