@@ -99,25 +99,15 @@ def scatter_figure(target: np.ndarray, preds: np.ndarray, title: str, *, total: 
 
 @dataclass(frozen=True)
 class Example:
-    """One image with all that is shown beside it.
-
-    Attributes:
-        name: of the image.
-        image: `(H, W)` uint8 or float in [0, 1].
-        pred: the predicted sum.
-        target: the true sum, if it is known.
-        probs: `(S,)` the probability of each sum, or None.
-        digits: the predicted ones, if the network predicts digits.
-        positions: how far to the right the middle of each digit is, in pixels.
-    """
+    """One image with all that is shown beside it."""
 
     name: str
-    image: np.ndarray
-    pred: float
-    target: int | None = None
-    probs: np.ndarray | None = None
+    image: np.ndarray  # (H, W) uint8 or float in [0, 1]
+    pred: float  # the predicted sum
+    target: int | None = None  # the true sum, if it is known
+    probs: np.ndarray | None = None  # (S,) the probability of each sum, if the network predicts digits
     digits: tuple[int, ...] = ()
-    positions: tuple[float, ...] = ()
+    positions: tuple[float, ...] = ()  # how far to the right the middle of each digit is, in pixels
 
 
 @style.context(OWN_STYLE)

@@ -13,22 +13,13 @@ _NODE_SPACING = 4  # pixels between the nodes from which the way of each pixel i
 
 @dataclass
 class Augmentation:
-    """How far images are distorted, each by random amounts of its own; the defaults leave them as they are.
+    """How far images are distorted, each by random amounts of its own; the defaults leave them as they are."""
 
-    Attributes:
-        scale: largest share by which the section of the image that is shown shrinks or grows, width and height each by
-            itself.
-        shear: largest sideways lean, in pixels per pixel of height.
-        shift: largest shift in pixels, sideways and up or down.
-        elastic: standard deviation in pixels of the random shifts of control points of an elastic deformation.
-        elastic_spacing: pixels between control points: the smaller, the more local the deformation.
-    """
-
-    scale: float = 0.0
-    shear: float = 0.0
-    shift: float = 0.0
-    elastic: float = 0.0
-    elastic_spacing: int = 14
+    scale: float = 0.0  # largest share by which what is shown shrinks or grows, width and height each by itself
+    shear: float = 0.0  # largest sideways lean, in pixels per pixel of height
+    shift: float = 0.0  # largest shift in pixels, sideways and up or down
+    elastic: float = 0.0  # standard deviation in pixels of an elastic deformation's control points
+    elastic_spacing: int = 14  # pixels between control points: the smaller, the more local the deformation
 
     def __post_init__(self) -> None:
         for entry in fields(self):

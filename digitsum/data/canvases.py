@@ -42,25 +42,17 @@ class Layout:
     `+ 28 + U{-pitch_jitter..pitch_jitter}`, and each top edge is `U{0..vertical_jitter}`, where `U{a..b}` is a
     uniform whole number with both ends included. (Source: inferred by matching images of the public data set to MNIST.)
 
-    Attributes:
-        height, width: of the canvas, in pixels.
-        num_digits: digits on each canvas: a number, or a range `[min, max]`, each count equally likely.
-        pitch_jitter: how far, in pixels, the distance between two left edges strays from 28.
-        first_offset: the largest left margin, in pixels.
-        vertical_jitter: the largest top margin, in pixels.
-        overlap: what ink on ink does: `wrap` adds modulo 256 as in the public files, `max` keeps the brighter,
-            `clip` adds up to 255.
-
     Raises:
         InputError: a value out of range, or a canvas too small for the widest layout that can be drawn.
     """
 
-    height: int = 40
+    height: int = 40  # of the canvas, in pixels
     width: int = 168
-    num_digits: Any = 4  # an int or a list of two; OmegaConf has no such union
-    pitch_jitter: int = 14
-    first_offset: int = 14
-    vertical_jitter: int = 11
+    num_digits: Any = 4  # an int, or a range [min, max], each count equally likely; OmegaConf has no such union
+    pitch_jitter: int = 14  # how far, in pixels, the distance between two left edges strays from 28
+    first_offset: int = 14  # the largest left margin, in pixels
+    vertical_jitter: int = 11  # the largest top margin, in pixels
+    # ink on ink: `wrap` adds modulo 256 as in the public files, `max` keeps the brighter, `clip` adds up to 255
     overlap: str = "wrap"
 
     def __post_init__(self) -> None:
@@ -91,18 +83,12 @@ class Layout:
 
 @dataclass(frozen=True)
 class Placements:
-    """What was drawn on `N` canvases with up to `D` digits each; places without a digit hold -1.
+    """What was drawn on `N` canvases with up to `D` digits each; places without a digit hold -1."""
 
-    Attributes:
-        digits: `(N, D)` int8, the digits from left to right.
-        left, top: `(N, D)` int16, the tiles' edges in pixels.
-        glyph: `(N, D)` int32, which glyph of the source was drawn (`GlyphPool.index`).
-    """
-
-    digits: np.ndarray
-    left: np.ndarray
-    top: np.ndarray
-    glyph: np.ndarray
+    digits: np.ndarray  # (N, D) int8, from left to right
+    left: np.ndarray  # (N, D) int16, the tiles' left edges in pixels
+    top: np.ndarray  # (N, D) int16, the tiles' top edges in pixels
+    glyph: np.ndarray  # (N, D) int32, which glyph of the source was drawn (`GlyphPool.index`)
 
     @property
     def sums(self) -> np.ndarray:

@@ -24,27 +24,18 @@ _CHUNK = 1_000  # images composed at once: small enough to stay in the processor
 
 @dataclass
 class Composition:
-    """Everything that determines a composed data set, and nothing else.
+    """Everything that determines a composed data set, and nothing else."""
 
-    Attributes:
-        glyphs: the source of the digits: `bundled`, `mnist` or `arrays`.
-        glyph_images: for `arrays`, a `.npy` file `(G, 28, 28)` uint8.
-        glyph_labels: for `arrays`, a `.npy` file `(G,)` of digits.
-        glyphs_shared: let all splits draw from one pool of glyphs, as in the public data set. Otherwise ("strict")
-            no glyph of a validation or test canvas is on a training canvas.
-        num_train, num_val, num_test: canvases of each split.
-        compose_seed: of the layouts and of which glyphs are drawn; not the run's seed.
-        layout: the distribution that layouts are drawn from.
-    """
-
-    glyphs: str = "bundled"
-    glyph_images: str | None = None
-    glyph_labels: str | None = None
+    glyphs: str = "bundled"  # or `mnist` or `arrays`: the source of the digits
+    glyph_images: str | None = None  # for `arrays`, a `.npy` file (G, 28, 28) uint8
+    glyph_labels: str | None = None  # for `arrays`, a `.npy` file (G,) of digits
+    # all splits draw from one pool of glyphs, as in the public data set; otherwise ("strict") no glyph of a validation or
+    # test canvas is on a training canvas
     glyphs_shared: bool = False
-    num_train: int = 9_600
+    num_train: int = 9_600  # canvases
     num_val: int = 1_200
     num_test: int = 1_200
-    compose_seed: int = 0
+    compose_seed: int = 0  # of the layouts and of which glyphs are drawn; not the run's seed
     layout: Layout = field(default_factory=Layout)
 
     def __post_init__(self) -> None:

@@ -25,23 +25,16 @@ be, and little enough for the memory of one of 8 GB."""
 
 @dataclass
 class ArraysData:
-    """The user's own folder of shards (see `digitsum.data.shards.open_splits`).
-
-    Attributes:
-        root: the folder.
-        split_seed: of the 80/10/10 split; not the run's seed, so that a sweep over seeds has one validation set.
-        batch_size: images a batch, of all processes together.
-        shuffle: of the training images: `full`, `blocks` (of neighbours on the disk, for sets larger than memory; see
-            `digitsum.data.batches`), or `auto`: `blocks` above `BLOCKS_ABOVE`.
-        on_device: keep training and validation images on the GPU, if there is one and half of its free memory will do.
-    """
+    """The user's own folder of shards (see `digitsum.data.shards.open_splits`)."""
 
     kind: ClassVar = "arrays"
     root: str
-    split_seed: int = 0
-    batch_size: int = 64
+    split_seed: int = 0  # of the 80/10/10 split; not the run's seed, so that a sweep of seeds has one validation set
+    batch_size: int = 64  # images a batch, of all processes together
+    # of the training images: `full`, `blocks` (of neighbours on the disk, for sets larger than memory; see
+    # `digitsum.data.batches`), or `auto`: `blocks` above `BLOCKS_ABOVE`
     shuffle: str = "auto"
-    on_device: bool = True
+    on_device: bool = True  # training and validation images stay on the GPU, if half of its free memory will do
 
     def __post_init__(self) -> None:
         self.root = str(Path(self.root).absolute())  # a checkpoint must find it from wherever it is used
@@ -52,20 +45,13 @@ class ArraysData:
 
 @dataclass
 class ComposedData(Composition):
-    """A composed data set (see `digitsum.data.composed.Composition`) and where its parts are on this machine.
-
-    Attributes:
-        mnist_root: the folder that holds `MNIST/raw`.
-        download: whether MNIST may be downloaded to `mnist_root`.
-        datasets_dir: the folder in which composed sets are cached.
-        batch_size, shuffle, on_device: see `ArraysData`.
-    """
+    """A composed data set (see `digitsum.data.composed.Composition`) and where its parts are on this machine."""
 
     kind: ClassVar = "composed"
-    mnist_root: str | None = None
-    download: bool = False
-    datasets_dir: str = "outputs/datasets"
-    batch_size: int = 64
+    mnist_root: str | None = None  # the folder that holds `MNIST/raw`
+    download: bool = False  # whether MNIST may be downloaded to it
+    datasets_dir: str = "outputs/datasets"  # the folder in which composed sets are cached
+    batch_size: int = 64  # this and the rest are those of `ArraysData`
     shuffle: str = "auto"
     on_device: bool = True
 

@@ -35,16 +35,13 @@ _MNIST_MD5 = {
 class GlyphPool:
     """Glyphs that canvases of one split are drawn from.
 
-    Attributes:
-        images: `(G, 28, 28)` uint8, white strokes on a background of exactly 0.
-        labels: `(G,)` int64, the digits 0..9.
-        index: `(G,)` int64, each glyph's number in its source, the same in every pool. MNIST counts its training
-            digits 0..59,999 and its test digits 60,000..69,999.
+    `index` is each glyph's number in its source, the same in every pool. MNIST counts its training digits 0..59,999 and
+    its test digits 60,000..69,999.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    index: np.ndarray
+    images: np.ndarray  # (G, 28, 28) uint8, white strokes on a background of exactly 0
+    labels: np.ndarray  # (G,) int64, the digits 0..9
+    index: np.ndarray  # (G,) int64
 
     def __post_init__(self) -> None:
         assert self.images.shape == (len(self.labels), GLYPH_SIZE, GLYPH_SIZE)

@@ -81,17 +81,11 @@ class MemmapImages:
 
 @dataclass(frozen=True)
 class SumDataset:
-    """A split: which images of a folder belong to it, and their sums.
+    """A split: which images of a folder belong to it, and their sums."""
 
-    Attributes:
-        images: the folder's images.
-        sums: `(M,)` int64 for every image of the folder, or None where the sums are unknown.
-        index: `(N,)` int64, the numbers of the split's images in the folder.
-    """
-
-    images: MemmapImages
-    sums: torch.Tensor | None
-    index: torch.Tensor
+    images: MemmapImages  # the folder's
+    sums: torch.Tensor | None  # (M,) int64 for every image of the folder, where they are known
+    index: torch.Tensor  # (N,) int64, the numbers of the split's images in the folder
 
     def __len__(self) -> int:
         return len(self.index)

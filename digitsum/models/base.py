@@ -13,15 +13,10 @@ from digitsum.errors import InputError
 
 @dataclass(frozen=True)
 class DigitSequence:
-    """The digits on `N` images, from left to right.
+    """The digits on `N` images, from left to right."""
 
-    Attributes:
-        digits: `(N, D)` int64, -1 behind an image's last digit.
-        positions: `(N, D)` float32, how far to the right the middle of each digit is, in pixels; NaN where none is.
-    """
-
-    digits: torch.Tensor
-    positions: torch.Tensor
+    digits: torch.Tensor  # (N, D) int64, -1 behind an image's last digit
+    positions: torch.Tensor  # (N, D) float32, how far to the right the middle of each is, in pixels; NaN where none is
 
     def texts(self) -> list[str]:
         """Each image's digits as a string, `407` say."""
@@ -30,18 +25,11 @@ class DigitSequence:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answers to `N` images.
+    """The answers to `N` images; a network that does not predict digits has an estimate alone."""
 
-    Attributes:
-        estimate: `(N,)` float, the best single answer; the most probable sum where there is a distribution.
-        probs: `(N, S)` float32, the probability of each sum from 0 on, adding up to 1; None from a network that does
-            not predict digits.
-        read: reads the digits given the estimate, when they are asked for; None where `probs` is.
-    """
-
-    estimate: torch.Tensor
-    probs: torch.Tensor | None = None
-    read: Callable[[], DigitSequence] | None = None
+    estimate: torch.Tensor  # (N,) float, the best single answer; the most probable sum where there is a distribution
+    probs: torch.Tensor | None = None  # (N, S) float32, the probability of each sum from 0 on, adding up to 1
+    read: Callable[[], DigitSequence] | None = None  # reads the digits given the estimate, when they are asked for
 
     @functools.cached_property
     def sequence(self) -> DigitSequence:
@@ -65,14 +53,10 @@ class Network(nn.Module):
     """What a network, made from `(image_size, settings)`, offers to `digitsum.models.module`.
 
     One that answers with one number, its output `(N,)`, has `forward` and `loss` of its own and nothing else.
-
-    Attributes:
-        variable_width: whether it reads images that are wider or narrower than those that it was made for.
-        predicts_digits: whether its answers have the distribution of the sum and the digits.
     """
 
-    variable_width = False
-    predicts_digits = False
+    variable_width = False  # whether it reads images that are wider or narrower than those that it was made for
+    predicts_digits = False  # whether its answers have the distribution of the sum and the digits
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images `(N, H, W)`, uint8 in 0..255 or float in [0, 1], to an output whose first axis is `N`."""

@@ -24,19 +24,14 @@ class Lattice:
 
     The last place is no state: whatever leads out of the lattice leads there, and nothing comes from it.
 
-    Attributes:
-        offsets: where each layer begins.
-        predecessors: `(N or 1, 11, P)` int64, from which place a class leads to each place; blank stays where it is.
-        successors: `(N or 1, 11, P)` int64, to which place a class leads from each place.
-        initial: `(N or 1, P)` bool, the place without digits.
-        final: `(N or 1, P)` bool, the places that are asked for.
+    Predecessors are from which place, successors to which place a class leads; blank stays where it is.
     """
 
-    offsets: list[int]
-    predecessors: torch.Tensor
-    successors: torch.Tensor
-    initial: torch.Tensor
-    final: torch.Tensor
+    offsets: list[int]  # where each layer begins
+    predecessors: torch.Tensor  # (N or 1, 11, P) int64
+    successors: torch.Tensor  # (N or 1, 11, P) int64
+    initial: torch.Tensor  # (N or 1, P) bool, the place without digits
+    final: torch.Tensor  # (N or 1, P) bool, the places that are asked for
 
     def start(self, log_probs: torch.Tensor) -> torch.Tensor:
         """`(N, 11, P)` probabilities: nothing read yet, as after a blank."""

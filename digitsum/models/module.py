@@ -18,26 +18,15 @@ SCHEDULES = ("constant", "one_cycle", "cosine")
 
 @dataclass
 class OptimizerSettings:
-    """Adam and its schedule; the defaults are Keras's, which the reference leaves untouched.
+    """Adam and its schedule; the defaults are Keras's, which the reference leaves untouched."""
 
-    Attributes:
-        lr: learning rate; the highest one where a schedule changes it.
-        beta1: decay of the running mean of the gradient.
-        beta2: decay of the running mean of its square.
-        epsilon: added to the root of that square.
-        weight_decay: decoupled, as in AdamW; 0 is Adam.
-        schedule: of the learning rate over the whole run: `constant`, `one_cycle` (up, then down to nothing) or
-            `cosine` (down to nothing).
-        warmup: share of the run over which `one_cycle` goes up.
-    """
-
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-7
-    weight_decay: float = 0.0
-    schedule: str = "constant"
-    warmup: float = 0.3
+    lr: float = 1e-3  # the highest learning rate where a schedule changes it
+    beta1: float = 0.9  # decay of the running mean of the gradient
+    beta2: float = 0.999  # decay of the running mean of its square
+    epsilon: float = 1e-7  # added to the root of that square
+    weight_decay: float = 0.0  # decoupled, as in AdamW; 0 is Adam
+    schedule: str = "constant"  # over the whole run, or `one_cycle`: up, then down to nothing; or `cosine`: down to it
+    warmup: float = 0.3  # share of the run over which `one_cycle` goes up
 
     def __post_init__(self) -> None:
         if not 0 < self.lr < float("inf"):
@@ -66,9 +55,6 @@ class SumModule(L.LightningModule):
         settings: the network's own.
         optimizer: the optimiser's.
         train_mean: the mean of the training sums: the mean baseline that stands beside every figure.
-
-    Attributes:
-        epoch_metrics: by name, of the epoch's last validation and, once it has ended, of its training.
     """
 
     def __init__(
@@ -99,7 +85,7 @@ class SumModule(L.LightningModule):
         self.last_loss: torch.Tensor | None = None
         self.train_metrics = StageMetrics("train")
         self.val_metrics = StageMetrics("val")
-        self.epoch_metrics: dict[str, float] = {}
+        self.epoch_metrics: dict[str, float] = {}  # of the last validation and, once the epoch has ended, its training
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Read sums `(N,)`, the best single estimates as real numbers, off images `(N, H, W)`.

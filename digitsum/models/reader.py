@@ -28,19 +28,13 @@ _SHIFTS = ((0, 0), (4, 2), (2, 5), (6, 1), (4, 4), (1, 3))
 
 @dataclass
 class ReaderSettings(NetworkSettings):
-    """The network's numbers, and what supervises it besides the sums.
+    """The network's numbers, and what supervises it besides the sums."""
 
-    Attributes:
-        num_digits: how many digits an image holds: a number, a range `[min, max]`, or None for unknown.
-        width: channels of the first convolution; the others have 2, 3 and 5 times as many.
-        dropout: share of the trunk's channels dropped before the classes.
-        length_penalty: subtracted in training from the log-probability of a reading for each of its digits, in nats:
-            where their number is unknown, a 5 is else as well read as a 4 and a 1.
-    """
-
-    num_digits: Any = 4  # an int, a list of two, or None; OmegaConf has no such union
-    width: int = 32
-    dropout: float = 0.0
+    num_digits: Any = 4  # on an image: an int, a range [min, max], or None for unknown; OmegaConf has no such union
+    width: int = 32  # channels of the first convolution; the others have 2, 3 and 5 times as many
+    dropout: float = 0.0  # share of the trunk's channels dropped before the classes
+    # subtracted in training from the log-probability of a reading for each of its digits, in nats: where their number
+    # is unknown, a 5 is else as well read as a 4 and a 1
     length_penalty: float = 0.0
 
     def __post_init__(self) -> None:

@@ -17,26 +17,16 @@ POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 @dataclass
 class TwoConvSettings(NetworkSettings):
-    """The network's numbers; the defaults are the reference.
-
-    Attributes:
-        conv1_channels, conv2_channels: of the two convolutions.
-        kernel_size: of both convolutions, in pixels; no padding.
-        pooling: `max` or `average`, over 2x2 pixels, after each convolution.
-        conv_dropout: share of the features dropped before the dense layers.
-        hidden_units: of the dense layer.
-        dense_dropout: share of the hidden units dropped.
-        fast: train on a CPU with the faster forms of the layers (see `digitsum.models.fast_layers`).
-    """
+    """The network's numbers; the defaults are the reference."""
 
     conv1_channels: int = 32
     conv2_channels: int = 64
-    kernel_size: int = 3
-    pooling: str = "max"
-    conv_dropout: float = 0.25
-    hidden_units: int = 128
-    dense_dropout: float = 0.5
-    fast: bool = True
+    kernel_size: int = 3  # of both convolutions, in pixels; no padding
+    pooling: str = "max"  # or `average`, over 2x2 pixels, after each convolution
+    conv_dropout: float = 0.25  # share of the features dropped before the dense layers
+    hidden_units: int = 128  # of the dense layer
+    dense_dropout: float = 0.5  # share of the hidden units dropped
+    fast: bool = True  # train on a CPU with the faster forms of the layers (see `digitsum.models.fast_layers`)
 
     def __post_init__(self) -> None:
         for name in ("conv1_channels", "conv2_channels", "kernel_size", "hidden_units"):

@@ -141,20 +141,13 @@ def _plain(text: str, max_length: int = 18) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """Where the values of a setting stand on an axis.
+    """Where the values of a setting stand on an axis."""
 
-    Attributes:
-        positions: `(N,)` of each value; of categories 0, 1, 2, ...
-        ticks, labels: where something is written, and what.
-        log: whether the axis is logarithmic.
-        categories: whether positions do no more than tell values apart.
-    """
-
-    positions: np.ndarray
+    positions: np.ndarray  # (N,) of each value; of categories 0, 1, 2, ...
     ticks: Sequence[float]
-    labels: Sequence[str]
-    log: bool = False
-    categories: bool = False
+    labels: Sequence[str]  # of the ticks
+    log: bool = False  # whether the axis is logarithmic
+    categories: bool = False  # whether positions do no more than tell values apart
 
     def to_unit(self, positions: np.ndarray) -> np.ndarray:
         """Positions on an axis from 0 to 1."""
