@@ -29,8 +29,8 @@ class Composition:
     glyphs: str = "bundled"  # or `mnist` or `arrays`: the source of the digits
     glyph_images: str | None = None  # for `arrays`, a `.npy` file (G, 28, 28) uint8
     glyph_labels: str | None = None  # for `arrays`, a `.npy` file (G,) of digits
-    # all splits draw from one pool of glyphs, as in the public data set; otherwise ("strict") no glyph of a validation or
-    # test canvas is on a training canvas
+    # all splits draw from one pool, as in the public data set; otherwise ("strict") no glyph of a validation or test
+    # canvas is on a training canvas
     glyphs_shared: bool = False
     num_train: int = 9_600  # canvases
     num_val: int = 1_200

@@ -23,13 +23,11 @@ class Lattice:
     """States `(c, s)` in a row, one layer for each number of digits, or a single one where they are not counted.
 
     The last place is no state: whatever leads out of the lattice leads there, and nothing comes from it.
-
-    Predecessors are from which place, successors to which place a class leads; blank stays where it is.
     """
 
     offsets: list[int]  # where each layer begins
-    predecessors: torch.Tensor  # (N or 1, 11, P) int64
-    successors: torch.Tensor  # (N or 1, 11, P) int64
+    predecessors: torch.Tensor  # (N or 1, 11, P) int64, from which place a class leads to each; blank stays where it is
+    successors: torch.Tensor  # (N or 1, 11, P) int64, to which place a class leads from each
     initial: torch.Tensor  # (N or 1, P) bool, the place without digits
     final: torch.Tensor  # (N or 1, P) bool, the places that are asked for
 
