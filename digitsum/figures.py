@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -203,4 +203,56 @@ def reliability_figure(
     other.plot(coverage[shown], selective_accuracy[shown], color=BLUE)
     other.set(xlim=(0, 1.02), xlabel="coverage: share of images, the most confident first", ylabel="accuracy on them")
     other.set_title("Selective accuracy", fontsize=10)
+    return figure
+
+
+@style.context(OWN_STYLE)
+def speeds_figure(
+    panels: Mapping[str, Mapping[str, Sequence[float]]], limits: Mapping[str, float], title: str
+) -> Figure:
+    """Measured speeds as bars: medians, with a line from the lowest round to the highest.
+
+    `panels` has by heading, by name of the bar, its speed in each round; the first bar of a panel stands out. `limits`
+    has by heading, where there is one, the machine's limit, a dashed line.
+    """
+    heights = [len(bars) + 0.9 for bars in panels.values()]
+    figure = Figure(figsize=(9, 0.45 * sum(heights) + 0.9), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(len(panels), 1, squeeze=False, height_ratios=heights)
+    for axes, (heading, bars) in zip(grid.flat, panels.items(), strict=True):
+        for place, (name, values) in enumerate(bars.items()):
+            middle = float(np.median(values))
+            axes.barh(f"{name}  ", middle, 0.7, color=GREY if place else BLUE)
+            axes.plot([min(values), max(values)], [place, place], color="black", marker="|", markersize=8)
+            axes.annotate(
+                f"{middle:,.0f}", (max(values), place), (6, 0), textcoords="offset points", va="center",
+                bbox={"color": "white", "pad": 1}, zorder=4,
+            )  # fmt: skip
+        highest = max(map(max, bars.values()))
+        if heading in limits:
+            highest = max(highest, limits[heading])
+            axes.axvline(limits[heading], color=RED, linestyle="--")
+            heading += f" (dashed: the best matrix product, {limits[heading]:,.0f})"
+        axes.set(xlim=(0, 1.13 * highest), ylim=(len(bars) - 0.5, -0.5), axisbelow=True)
+        axes.set_title(heading, fontsize=10, loc="left")
+        axes.xaxis.set_major_formatter("{x:,.0f}")
+        axes.grid(False, axis="y")
+    return figure
+
+
+@style.context(OWN_STYLE)
+def scaling_figure(sizes: Sequence[int], curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> Figure:
+    """What depends on the number of training images, on a logarithmic axis: medians, and every round as a dash.
+
+    `curves` has by name with its unit, for each of the `sizes`, the value in each round.
+    """
+    figure = Figure(figsize=(7, 0.5 + 2.5 * len(curves)), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    grid = figure.subplots(len(curves), 1, squeeze=False, sharex=True)
+    for axes, (name, rounds) in zip(grid.flat, curves.items(), strict=True):
+        axes.plot(sizes, [np.median(values) for values in rounds], color=BLUE, marker="o", markersize=5)
+        axes.plot(sizes, rounds, color=BLUE, linestyle="", marker="_", markersize=10)
+        axes.set(ylabel=name, xscale="log", ylim=(0, 1.15 * max(map(max, rounds))))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+    grid[-1, 0].set_xlabel("training images")
     return figure

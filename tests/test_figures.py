@@ -12,7 +12,9 @@ from digitsum.figures import (
     examples_figure,
     loss_figure,
     reliability_figure,
+    scaling_figure,
     scatter_figure,
+    speeds_figure,
     tolerate_failure,
 )
 
@@ -113,6 +115,33 @@ def test_errors_that_fall_far_are_shown_on_a_logarithmic_axis():
     near = axes_of(loss_figure(epochs, np.array([30, 20, 10]), np.array([25, 15, 12]), 33.0))
     assert (far.get_yscale(), near.get_yscale()) == ("log", "linear")
     assert near.get_ylim()[0] == 0
+
+
+def test_speeds_are_bars_of_the_medians_below_a_line_of_the_limit():
+    panels = {
+        "training": {"ours": [500.0, 540.0, 560.0], "textbook": [230.0, 231.0, 232.0]},
+        "prediction": {"ours": [9.0]},
+    }
+    figure = speeds_figure(panels, {"training": 1_374.2}, "a machine")
+    training, prediction = figure.axes
+    assert [bar.get_width() for bar in training.patches] == [540, 231]
+    assert [label.get_text().strip() for label in training.get_yticklabels()] == ["ours", "textbook"]
+    assert [text.get_text() for text in training.texts] == ["540", "231"]
+    spans = [list(line.get_xdata()) for line in training.lines]
+    assert spans == [[500, 560], [230, 232], [1_374.2, 1_374.2]]
+    assert training.get_xlim()[1] > 1_374.2
+    assert "1,374" in training.get_title("left")
+    assert len(prediction.lines) == 1  # no limit is known
+    assert figure.get_suptitle() == "a machine"
+
+
+def test_what_depends_on_the_number_of_images_is_shown_over_a_logarithmic_axis():
+    figure = scaling_figure([1_000, 100_000], {"images/s": [[4.0, 6.0, 5.0], [3.0, 3.0, 3.0]]}, "a machine")
+    (axes,) = figure.axes
+    assert axes.get_xscale() == "log"
+    assert axes.get_ylim()[0] == 0
+    assert axes.lines[0].get_xydata().tolist() == [[1_000, 5], [100_000, 3]]
+    assert axes.get_ylabel() == "images/s"
 
 
 def test_a_figure_that_cannot_be_drawn_is_one_line_in_the_log(caplog):

@@ -164,8 +164,7 @@ def _write_split(
                     progress(count)
         sums = np.concatenate([placements.sums for placements in drawn])
         np.save(folder / f"lab{shard}.npy", sums.astype(label_type))
-        columns = ("digits", "left", "top", "glyph")
-        truth = {name: np.concatenate([getattr(part, name) for part in drawn]) for name in columns}
+        truth = {name: np.concatenate([vars(part)[name] for part in drawn]) for name in vars(drawn[0])}
         np.savez_compressed(folder / f"truth{shard}.npz", **truth)  # type: ignore[arg-type]
         all_sums.append(sums)
     for path in folder.iterdir():

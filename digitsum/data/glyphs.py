@@ -61,16 +61,12 @@ def load_glyph_pools(
     glyph_labels: str | None = None,
     shared: bool = False,
 ) -> dict[str, GlyphPool]:
-    """Load a source of glyphs and split it into the pools `train`, `val` and `test`.
+    """Load a source of glyphs and split it into the pools `train`, `val` and `test`, which share none.
 
-    Args:
-        source: `bundled` (the 1,797 digits that scikit-learn ships), `mnist`, or `arrays` (the user's own).
-        mnist_root: the folder that torchvision's MNIST reads and downloads to; only for `mnist`.
-        download: whether MNIST may be downloaded to `mnist_root`.
-        glyph_images: path of a `.npy` file, `(G, 28, 28)` uint8; only for `arrays`.
-        glyph_labels: path of a `.npy` file, `(G,)` whole numbers 0..9; only for `arrays`.
-        shared: give all three splits the same pool, as the public data set has it, without MNIST's test digits. A
-            figure on such a test set is optimistic. Otherwise no glyph is in two pools.
+    The source is `bundled` (the 1,797 digits that scikit-learn ships), `mnist` (in `mnist_root`, as torchvision has it,
+    maybe after a `download`), or `arrays`: the user's `.npy` files `glyph_images` `(G, 28, 28)` uint8 and
+    `glyph_labels` `(G,)`, whole numbers 0..9. With `shared` the pools are one, as in the public data set, without
+    MNIST's test digits: a figure on such a test set is optimistic.
 
     Raises:
         InputError: an unknown source, a missing or damaged file, or too few glyphs to split.
@@ -118,18 +114,15 @@ def _as_pen_strokes(coarse: torch.Tensor) -> np.ndarray:
     steep = ((large - 0.35) / 0.45).clamp(0, 1)
     ink = steep * steep * (3 - 2 * steep)
 
-    rows, columns = (ink[:, 0] > 0.3).any(2).float(), (ink[:, 0] > 0.3).any(1).float()
-    height = size - rows.argmax(1) - rows.flip(1).argmax(1)
-    width = size - columns.argmax(1) - columns.flip(1).argmax(1)
-    scale = torch.maximum(height, width) / 20
+    inked = ink[:, 0] > 0.3
+    spans = (size - line.argmax(1) - line.flip(1).argmax(1) for line in (inked.any(2).float(), inked.any(1).float()))
+    scale = torch.maximum(*spans) / 20
 
     places = torch.arange(size) + 0.5
-    mass = ink.sum((1, 2, 3))
-    centre_y = (ink.sum((1, 3)) * places).sum(1) / mass
-    centre_x = (ink.sum((1, 2)) * places).sum(1) / mass
     offsets = torch.arange(GLYPH_SIZE) + 0.5 - GLYPH_SIZE / 2
-    ys = (centre_y[:, None] + offsets * scale[:, None]) / size * 2 - 1
-    xs = (centre_x[:, None] + offsets * scale[:, None]) / size * 2 - 1
+    mass = ink.sum((1, 2, 3))
+    centres = ((ink.sum(others) * places).sum(1) / mass for others in ((1, 3), (1, 2)))
+    ys, xs = ((centre[:, None] + offsets * scale[:, None]) / size * 2 - 1 for centre in centres)
     grid = torch.stack([xs[:, None, :].expand(-1, GLYPH_SIZE, -1), ys[:, :, None].expand(-1, -1, GLYPH_SIZE)], dim=-1)
     strokes = F.grid_sample(ink, grid, mode="bilinear", align_corners=False)[:, 0]
     return (strokes * 255).round().to(torch.uint8).numpy()

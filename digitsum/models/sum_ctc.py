@@ -28,14 +28,9 @@ def log_likelihood(
 ) -> torch.Tensor:
     """The logarithm of the probability that the frames spell a number of digits in `counts` with the given sum.
 
-    Args:
-        log_probs: `(N, T, 11)` float32 or float64, logarithms; differentiable, once.
-        sums: `(N,)` int64.
-        counts: the numbers of digits that are possible.
-        length_penalty: subtracted from a path's logarithm for each of its digits, in nats.
-
-    Returns:
-        `(N,)`; `-inf`, with a gradient of 0, where no path has that sum.
+    Of `log_probs` `(N, T, 11)` float32 or float64, logarithms, and sums `(N,)` int64 it is `(N,)`, differentiable once;
+    `-inf`, with a gradient of 0, where no path has that sum. The `length_penalty`, in nats, is subtracted from a path's
+    logarithm for each of its digits.
     """
     result = _LogLikelihood.apply(log_probs, reachable_states(sums, counts, log_probs.shape[1]), length_penalty)
     # A path's share of all forward and of all backward probabilities may each be as small as the result: what is far
