@@ -53,7 +53,7 @@ from benchmarks.report import summary, text_of, write
 
 from digitsum.cli.output_dirs import writable
 from digitsum.data.composed import Composition, cached_dataset
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 from digitsum.runs.environment import environment
 from digitsum.training.signals import Signals
 
@@ -65,12 +65,9 @@ def main() -> None:
     default = ["training", "prediction"] if options.quick else [name for name in SECTIONS if name != "scaling"]
     sections = default if options.only is None else options.only.split(",")
     sizes = [int(size) if size.isdecimal() else 0 for size in options.sizes.split(",")]
-    if rounds < 1:
-        raise InputError(f"--rounds: expected 1 or more, got {rounds}")
-    if not set(sections) <= SECTIONS.keys():
-        raise InputError(f"--only: expected some of {', '.join(SECTIONS)}, got {options.only}")
-    if min(sizes) < 128:
-        raise InputError(f"--sizes: expected numbers of 128 or more, separated by commas, got {options.sizes}")
+    check("--rounds", rounds, rounds >= 1, "1 or more")
+    check("--only", options.only, set(sections) <= SECTIONS.keys(), f"some of {', '.join(SECTIONS)}")
+    check("--sizes", options.sizes, min(sizes) >= 128, "numbers of 128 or more, separated by commas")
     if options.keras_python and not shutil.which(options.keras_python):
         raise InputError(f"--keras-python: expected a Python, found none at {options.keras_python}")
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from digitsum.data.glyphs import GLYPH_SIZE, GlyphPool
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 
 # Canvases are drawn in blocks with a random generator each, so that canvas i is the same however many are asked
 # for at once, and so that any of them can be drawn without the ones before. Changing it changes every data set.
@@ -29,8 +29,8 @@ def number_range(value: Any, name: str, or_else: str = "") -> tuple[int, int]:
     """
     ends = [value, value] if type(value) is int else value
     whole = isinstance(ends, Sequence) and len(ends) == 2 and all(type(end) is int for end in ends)
-    if not (whole and 1 <= ends[0] <= ends[1]):
-        raise InputError(f"{name}: expected a whole number from 1 or a range [min, max]{or_else}, got {value!r}")
+    good = whole and 1 <= ends[0] <= ends[1]
+    check(name, value, good, f"a whole number from 1 or a range [min, max]{or_else}")
     return ends[0], ends[1]
 
 
@@ -57,13 +57,12 @@ class Layout:
 
     def __post_init__(self) -> None:
         max_digits = self.digit_range[1]
-        if not 0 <= self.pitch_jitter <= GLYPH_SIZE:
-            raise InputError(f"layout.pitch_jitter: expected 0 to {GLYPH_SIZE} pixels, got {self.pitch_jitter}")
+        check(
+            "layout.pitch_jitter", self.pitch_jitter, 0 <= self.pitch_jitter <= GLYPH_SIZE, f"0 to {GLYPH_SIZE} pixels"
+        )
         for name in ("first_offset", "vertical_jitter"):
-            if getattr(self, name) < 0:
-                raise InputError(f"layout.{name}: expected 0 or more pixels, got {getattr(self, name)}")
-        if self.overlap not in OVERLAPS:
-            raise InputError(f"layout.overlap: expected one of {', '.join(OVERLAPS)}, got {self.overlap!r}")
+            check(f"layout.{name}", getattr(self, name), getattr(self, name) >= 0, "0 or more pixels")
+        check("layout.overlap", self.overlap, self.overlap in OVERLAPS, f"one of {', '.join(OVERLAPS)}")
         needed = {
             "width": self.first_offset + GLYPH_SIZE + (max_digits - 1) * (GLYPH_SIZE + self.pitch_jitter),
             "height": GLYPH_SIZE + self.vertical_jitter,

@@ -13,7 +13,7 @@ import numpy as np
 
 from digitsum.data.canvases import Layout, Placements, compose
 from digitsum.data.glyphs import SPLITS, GlyphPool, load_glyph_pools
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 from digitsum.files import exists, folder_written_whole, read_json, require_space, write_json
 
 # Raise it when the same settings would give other arrays: cached sets of an older format are then left alone.
@@ -39,11 +39,9 @@ class Composition:
     layout: Layout = field(default_factory=Layout)
 
     def __post_init__(self) -> None:
-        if self.compose_seed < 0:
-            raise InputError(f"data.compose_seed: expected 0 or more, got {self.compose_seed}")
+        check("data.compose_seed", self.compose_seed, self.compose_seed >= 0, "0 or more")
         for split in SPLITS:
-            if self.count(split) < 1:
-                raise InputError(f"data.num_{split}: expected 1 or more canvases, got {self.count(split)}")
+            check(f"data.num_{split}", self.count(split), self.count(split) >= 1, "1 or more canvases")
 
     def count(self, split: str) -> int:
         """How many canvases `split` has."""

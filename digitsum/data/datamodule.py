@@ -14,7 +14,7 @@ from digitsum.data.canvases import Layout
 from digitsum.data.composed import Composition, cached_dataset, dataset_folder
 from digitsum.data.glyphs import SPLITS
 from digitsum.data.shards import SumDataset, open_splits
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 
 SHUFFLES = ("auto", "full", "blocks")
 
@@ -39,8 +39,7 @@ class ArraysData:
     def __post_init__(self) -> None:
         self.root = str(Path(self.root).absolute())  # a checkpoint must find it from wherever it is used
         _check(self)
-        if self.split_seed < 0:
-            raise InputError(f"data.split_seed: expected 0 or more, got {self.split_seed}")
+        check("data.split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
 
 
 @dataclass
@@ -153,8 +152,8 @@ class SumDataModule(L.LightningDataModule):
         refuses batches of fewer images than there are processes.
         """
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        if (size := self.data.batch_size) < world_size:
-            raise InputError(f"data.batch_size: expected an image for each of the {world_size} processes, got {size}")
+        size, expected = self.data.batch_size, f"at least one image for each of the {world_size} processes"
+        check("data.batch_size", size, size >= world_size, expected)
         large = self.splits["train"].num_bytes > BLOCKS_ABOVE
         return Batches(
             self.splits[split],
@@ -223,7 +222,5 @@ def _checked(settings: Any) -> Any:
 
 
 def _check(data: ArraysData | ComposedData) -> None:
-    if data.batch_size < 1:
-        raise InputError(f"data.batch_size: expected 1 or more images, got {data.batch_size}")
-    if data.shuffle not in SHUFFLES:
-        raise InputError(f"data.shuffle: expected one of {', '.join(SHUFFLES)}, got {data.shuffle!r}")
+    check("data.batch_size", data.batch_size, data.batch_size >= 1, "1 or more images")
+    check("data.shuffle", data.shuffle, data.shuffle in SHUFFLES, f"one of {', '.join(SHUFFLES)}")

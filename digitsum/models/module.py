@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from digitsum.data.batches import Batch
 from digitsum.data.pixels import checked_images
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 from digitsum.metrics import StageMetrics
 from digitsum.models.base import NetworkSettings, Prediction
 from digitsum.models.registry import NETWORKS, network_settings
@@ -29,18 +29,13 @@ class OptimizerSettings:
     warmup: float = 0.3  # share of the run over which `one_cycle` goes up
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"model.lr: expected a positive number, got {self.lr}")
+        check("model.lr", self.lr, 0 < self.lr < float("inf"), "a positive number")
         for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"model.{name}: expected a number in [0, 1), got {getattr(self, name)}")
+            check(f"model.{name}", getattr(self, name), 0 <= getattr(self, name) < 1, "a number in [0, 1)")
         for name in ("epsilon", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"model.{name}: expected 0 or more, got {getattr(self, name)}")
-        if not 0 < self.warmup < 1:
-            raise InputError(f"model.warmup: expected a share in (0, 1), got {self.warmup}")
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"model.schedule: expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+            check(f"model.{name}", getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more")
+        check("model.warmup", self.warmup, 0 < self.warmup < 1, "a share in (0, 1)")
+        check("model.schedule", self.schedule, self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
 
 
 class SumModule(L.LightningModule):

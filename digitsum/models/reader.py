@@ -10,7 +10,7 @@ from torch import nn
 
 from digitsum.data.canvases import number_range
 from digitsum.data.pixels import as_float
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 from digitsum.models.base import DigitSequence, Network, NetworkSettings, Prediction
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
 from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood
@@ -39,12 +39,9 @@ class ReaderSettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         counts_of(self.num_digits)
-        if self.width < 1:
-            raise InputError(f"model.width: expected 1 or more channels, got {self.width}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"model.dropout: expected a share in [0, 1), got {self.dropout}")
-        if not 0 <= self.length_penalty <= 20:
-            raise InputError(f"model.length_penalty: expected 0 to 20 nats, got {self.length_penalty}")
+        check("model.width", self.width, self.width >= 1, "1 or more channels")
+        check("model.dropout", self.dropout, 0 <= self.dropout < 1, "a share in [0, 1)")
+        check("model.length_penalty", self.length_penalty, 0 <= self.length_penalty <= 20, "0 to 20 nats")
 
     def check_num_digits(self, fewest: int, most: int) -> None:
         """Refuse images with fewer or more digits than `num_digits` says."""
@@ -168,8 +165,7 @@ class Reader(Network):
             if name == "num_digits":
                 self.counts = counts_of(value, name)
             elif name == "tta":
-                if type(value) is not int or not 1 <= value <= len(_SHIFTS):
-                    raise InputError(f"tta: expected 1 to {len(_SHIFTS)}, got {value}")
+                check("tta", value, type(value) is int and 1 <= value <= len(_SHIFTS), f"1 to {len(_SHIFTS)}")
                 self.tta = value
             else:
                 super().set_decoding(**{name: value})

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from digitsum.data.pixels import as_float
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 from digitsum.models.base import Network, NetworkSettings
 from digitsum.models.fast_layers import accelerated
 
@@ -30,13 +30,10 @@ class TwoConvSettings(NetworkSettings):
 
     def __post_init__(self) -> None:
         for name in ("conv1_channels", "conv2_channels", "kernel_size", "hidden_units"):
-            if getattr(self, name) < 1:
-                raise InputError(f"model.{name}: expected 1 or more, got {getattr(self, name)}")
+            check(f"model.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
         for name in ("conv_dropout", "dense_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"model.{name}: expected a share in [0, 1), got {getattr(self, name)}")
-        if self.pooling not in POOLINGS:
-            raise InputError(f"model.pooling: expected one of {', '.join(POOLINGS)}, got {self.pooling!r}")
+            check(f"model.{name}", getattr(self, name), 0 <= getattr(self, name) < 1, "a share in [0, 1)")
+        check("model.pooling", self.pooling, self.pooling in POOLINGS, f"one of {', '.join(POOLINGS)}")
 
 
 class TwoConv(nn.Sequential, Network):
