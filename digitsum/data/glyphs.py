@@ -1,6 +1,7 @@
 """Handwritten digits, 28x28: bundled, MNIST or the user's own, split into pools that share nothing."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from digitsum.data.pixels import check_brightness
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 from digitsum.files import exists, read_npy
 
 GLYPH_SIZE = 28
@@ -71,15 +72,13 @@ def load_glyph_pools(
     Raises:
         InputError: an unknown source, a missing or damaged file, or too few glyphs to split.
     """
-    mnist = source == "mnist"
-    if mnist:
-        everything = _mnist(mnist_root, download)
-    elif source == "bundled":
-        everything = _bundled()
-    elif source == "arrays":
-        everything = _own(glyph_images, glyph_labels)
-    else:
-        raise InputError(f"data.glyphs: expected bundled, mnist or arrays, got {source!r}")
+    sources: dict[str, Callable[[], GlyphPool]] = {
+        "bundled": _bundled,
+        "mnist": lambda: _mnist(mnist_root, download),
+        "arrays": lambda: _own(glyph_images, glyph_labels),
+    }
+    check("data.glyphs", source, source in sources, f"one of {', '.join(sources)}")
+    everything, mnist = sources[source](), source == "mnist"
     count = _NUM_MNIST_TRAIN if mnist else len(everything.labels)
     if shared:
         return dict.fromkeys(SPLITS, everything.take(np.arange(count)))
