@@ -77,7 +77,7 @@ def load_glyph_pools(
         "mnist": lambda: _mnist(mnist_root, download),
         "arrays": lambda: _own(glyph_images, glyph_labels),
     }
-    check("data.glyphs", source, source in sources, f"one of {', '.join(sources)}")
+    check("data.glyphs", source, source in sources, "bundled, mnist or arrays")
     everything, mnist = sources[source](), source == "mnist"
     count = _NUM_MNIST_TRAIN if mnist else len(everything.labels)
     if shared:
