@@ -205,8 +205,8 @@ def data_of(description: Any, places: dict[str, str | None], path: Path) -> Arra
         if kind is ComposedData:
             values["layout"] = _checked(Layout(**values["layout"]))
         return _checked(kind(**values))
-    except InputError:
-        raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(
             f"{path}: this checkpoint does not say what data it was trained on; pass input=PATH"
