@@ -4,6 +4,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 # dashed by the reference's wish; the dashes tell it apart where the red does not.
 BLUE, ORANGE, GREY, RED = "#0072B2", "#E69F00", "#707070", "#D62728"
 
-OWN_STYLE = "default"
+OWN_STYLE = ("default", {"axes.grid": True, "grid.alpha": 0.3})
 """Figures look alike on every machine: what a user's matplotlibrc says, LaTeX for all text say, is not theirs."""
 
 
@@ -45,15 +46,18 @@ def write_figure(path: Path, figure: Figure) -> None:
         file.write(content.getvalue())
 
 
+def falls_far(errors: np.ndarray) -> bool:
+    """Whether errors fall to a thirtieth or less, so that the later ones would lie on the ground of a linear axis."""
+    errors = errors[np.isfinite(errors)]
+    return len(errors) > 0 and bool(0 < 30 * errors.min() <= errors.max())
+
+
 @style.context(OWN_STYLE)
 def loss_figure(epochs: np.ndarray, train_mse: np.ndarray, val_mse: np.ndarray, baseline_mse: float) -> Figure:
-    """Training and validation error over epochs; on a logarithmic axis where it falls to a thirtieth or less.
+    """Training and validation error over epochs, each `(E,)`, beside the mean baseline's on the validation set.
 
-    Args:
-        epochs: `(E,)` counted from 1.
-        train_mse: `(E,)` mean squared error while learning: the mean over the epoch, with dropout and augmentation.
-        val_mse: `(E,)` mean squared error on the validation set after each epoch.
-        baseline_mse: of the mean baseline on the validation set.
+    `epochs` count from 1. `train_mse` is the mean over the epoch while learning, with dropout and augmentation;
+    `val_mse` is measured after it.
     """
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.subplots()
@@ -61,26 +65,20 @@ def loss_figure(epochs: np.ndarray, train_mse: np.ndarray, val_mse: np.ndarray, 
     axes.plot(epochs, val_mse, color=BLUE, marker="s", markersize=4, label="validation")
     axes.axhline(baseline_mse, color=GREY, linestyle=":", label=f"mean baseline ({baseline_mse:.1f})")
     axes.set(xlabel="epoch", ylabel="mean squared error (sum²)", title="Training and validation loss")
-    errors = np.concatenate([train_mse, val_mse])
-    if 0 < 30 * errors.min() <= errors.max():  # the later epochs would lie on the ground
+    if falls_far(np.concatenate([train_mse, val_mse])):
         axes.set_yscale("log")
     else:
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
     axes.legend()
     return figure
 
 
 @style.context(OWN_STYLE)
 def scatter_figure(target: np.ndarray, preds: np.ndarray, title: str, *, total: int | None = None) -> Figure:
-    """Actual against predicted sums, with the line of the perfect prediction and the band of +-5.
+    """Actual against predicted sums, both `(N,)`, with the line of the perfect prediction and the band of +-5.
 
-    Args:
-        target: `(N,)` true sums.
-        preds: `(N,)` predicted sums.
-        title: of the figure.
-        total: how many images there are in all, if the arrays are a sample of them.
+    `total` is how many images there are in all, where the arrays are a sample of them.
     """
     figure = Figure(figsize=(6.2, 6), layout="constrained")
     axes = figure.subplots()
@@ -91,106 +89,90 @@ def scatter_figure(target: np.ndarray, preds: np.ndarray, title: str, *, total: 
     axes.fill_between([low, high], [low - 5, high - 5], [low + 5, high + 5], color=GREY, alpha=0.15, lw=0, label="±5")
     axes.scatter(target + spread, preds, s=9, alpha=max(0.08, min(0.6, 400 / max(1, len(target)))), color=BLUE, lw=0)
     axes.plot([low, high], [low, high], color=RED, linestyle="--", linewidth=1.8, label="perfect prediction")
-    axes.set(
-        xlim=(low, high), ylim=(low, high), xlabel="actual sum (spread sideways by up to 0.3)", ylabel="predicted sum"
-    )
+    axes.set(xlim=(low, high), ylim=(low, high), aspect="equal", ylabel="predicted sum")
+    axes.set_xlabel("actual sum (spread sideways by up to 0.3)")
     shown = f"{len(target):,} of {total:,} images" if total not in (None, len(target)) else f"{len(target):,} images"
     axes.set_title(f"{title}\n{shown}", fontsize=11)
-    axes.set_aspect("equal")
-    axes.grid(alpha=0.3)
     axes.legend(loc="upper left")
     return figure
 
 
-@style.context(OWN_STYLE)
-def predictions_figure(
-    images: np.ndarray, preds: np.ndarray, target: np.ndarray | None, title: str, names: Sequence[str] | None = None
-) -> Figure:
-    """Images, each with the predicted and, where known, the true sum.
+@dataclass(frozen=True)
+class Example:
+    """One image with all that is shown beside it."""
 
-    Args:
-        images: `(N, H, W)` uint8, or float in [0, 1]; `N` of 1 or more.
-        preds: `(N,)` predicted sums.
-        target: `(N,)` true sums, or None.
-        title: of the figure.
-        names: what to call each image, `N` strings.
+    name: str
+    image: np.ndarray  # (H, W) uint8 or float in [0, 1]
+    pred: float  # the predicted sum
+    target: int | None = None  # the true sum, if it is known
+    probs: np.ndarray | None = None  # (S,) the probability of each sum, if the network predicts digits
+    digits: tuple[int, ...] = ()
+    positions: tuple[float, ...] = ()  # how far to the right the middle of each digit is, in pixels
+
+
+@style.context(OWN_STYLE)
+def examples_figure(examples: Sequence[Example], title: str, *, named: bool = True) -> Figure:
+    """One or more images of one height, each with the predicted and, where known, the true sum.
+
+    Where the network predicts them, digits stand above their positions and the distribution of the sum beneath.
     """
-    figure, panels = _grid(images, title)
-    for number, axes in enumerate(panels):
-        text = f"predicted {preds[number]:.1f}"
-        if target is not None:
-            text += f", true {target[number]:.0f}"
-        if names is not None:
-            text = f"{names[number]}: {text}"
-        axes.set_title(text, fontsize=9)
+    with_bars = examples[0].probs is not None
+    width = max(one.image.shape[1] for one in examples)  # parts of a user's folder may differ
+    images = [np.pad(one.image, ((0, 0), (0, width - one.image.shape[1]))) for one in examples]
+    figure, panels = _grid(np.stack(images), title, with_bars=with_bars)
+    for one, axes in zip(examples, panels[:: 1 + with_bars].flat, strict=False):
+        pred = f"{one.pred:.1f}" if one.probs is None else f"{one.pred:.0f} ({one.probs[int(one.pred)]:.0%})"
+        name, true = f"{one.name}: " if named else "", "" if one.target is None else f", true {one.target}"
+        axes.set_title(f"{name}predicted {pred}{true}", fontsize=9, pad=19 if with_bars else None)
+        for digit, place in zip(one.digits, one.positions, strict=True):
+            axes.text(place, -2, str(digit), color=BLUE, fontsize=11, fontweight="bold", ha="center", va="bottom")
+    for one, axes in zip(examples, panels[1::2].flat if with_bars else (), strict=False):
+        if one.probs is not None:
+            _bars(axes, one.probs, int(one.pred), one.target)
     return figure
 
 
 @style.context(OWN_STYLE)
 def canvases_figure(images: np.ndarray, sums: np.ndarray, title: str) -> Figure:
-    """Images `(N, H, W)` uint8 with their sums `(N,)`; `N` of 1 or more."""
+    """Images `(N, H, W)`, uint8 or float in [0, 1], with their sums `(N,)`; `N` of 1 or more."""
     figure, panels = _grid(images, title)
-    for axes, total in zip(panels, sums, strict=True):
+    for axes, total in zip(panels.flat, sums, strict=False):
         axes.set_title(f"sum {total:.0f}", fontsize=9)
     return figure
 
 
-def _grid(images: np.ndarray, title: str) -> tuple[Figure, list[Axes]]:
+def _grid(images: np.ndarray, title: str, *, with_bars: bool = False) -> tuple[Figure, np.ndarray]:
+    """Images in up to three columns of panels, where asked for each above an empty panel."""
     columns = min(3, len(images))
     rows = -(-len(images) // columns)
-    height = 3.3 * images.shape[1] / images.shape[2] + 0.35
-    figure = Figure(figsize=(max(3.4 * columns, 5), rows * height + 0.5), layout="constrained")
+    width, height = (4.2, 2.1) if with_bars else (3.4, 3.3 * images.shape[1] / images.shape[2] + 0.35)
+    figure = Figure(figsize=(max(width * columns, 5), rows * height + 0.5), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in panels:
-        axes.axis("off")
-    for axes, image in zip(panels, images, strict=False):
-        axes.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1)
-    return figure, panels[: len(images)]
-
-
-@style.context(OWN_STYLE)
-def sequences_figure(
-    images: np.ndarray,
-    probs: np.ndarray,
-    digits: Sequence[Sequence[int]],
-    positions: Sequence[Sequence[float]],
-    target: np.ndarray | None,
-    title: str,
-    names: Sequence[str] | None = None,
-) -> Figure:
-    """Images, each with the predicted digits above their positions and the distribution of the sum beneath.
-
-    Args:
-        images: `(N, H, W)` uint8, or float in [0, 1]; `N` of 1 or more.
-        probs: `(N, S)` the probability of each sum from 0 on.
-        digits: `N` times the predicted digits.
-        positions: `N` times how far to the right the middle of each is, in pixels.
-        target: `(N,)` true sums, or None.
-        title: of the figure.
-        names: what to call each image, `N` strings.
-    """
-    columns = min(3, len(images))
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(max(4.2 * columns, 5), rows * 2.1 + 0.5), layout="constrained")
-    figure.suptitle(title, fontsize=11)
-    panels = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1.3, 1] * rows)
+    ratios = [1.3, 1] if with_bars else [1]
+    panels = figure.subplots(len(ratios) * rows, columns, squeeze=False, height_ratios=ratios * rows)
     for axes in panels.flat:
         axes.axis("off")
-    for number, image in enumerate(images):
-        above, below = panels[2 * (number // columns) : 2 * (number // columns) + 2, number % columns]
-        above.imshow(image, cmap="gray", vmin=0, vmax=255 if image.dtype == np.uint8 else 1, aspect="auto")
-        for digit, place in zip(digits[number], positions[number], strict=True):
-            above.text(place, -2, str(digit), color=BLUE, fontsize=11, fontweight="bold", ha="center", va="bottom")
-        pred = int(probs[number].argmax())
-        text = f"predicted {pred} ({probs[number][pred]:.0%})"
-        if target is not None:
-            text += f", true {target[number]:.0f}"
-        if names is not None:
-            text = f"{names[number]}: {text}"
-        above.set_title(text, fontsize=9, pad=19)
-        _bars(below, probs[number], pred, None if target is None else int(target[number]))
-    return figure
+    for axes, image in zip(panels[:: len(ratios)].flat, images, strict=False):
+        brightest = 255 if image.dtype == np.uint8 else 1
+        axes.imshow(image, cmap="gray", vmin=0, vmax=brightest, aspect="auto" if with_bars else "equal")
+    return figure, panels
+
+
+def _bars(axes: Axes, probs: np.ndarray, pred: int, target: int | None) -> None:
+    """The distribution of a sum around its bulk: the predicted one in blue, the true one, if another, in orange."""
+    axes.axis("on")
+    axes.grid(False)
+    marked = [pred] if target is None or target >= len(probs) else [pred, target]
+    likely = [*np.flatnonzero(probs > 0.005).tolist(), *marked]
+    low, high = max(0, min(likely) - 4), min(len(probs) - 1, max(likely) + 4)
+    colors = [BLUE if s == pred else ORANGE if s == target else GREY for s in range(low, high + 1)]
+    axes.bar(np.arange(low, high + 1), probs[low : high + 1], color=colors)
+    if target is not None and target != pred:
+        axes.axvline(target, color=ORANGE, linewidth=1, linestyle=":")
+    axes.set(ylim=(0, 1.05), yticks=[0, 1], xlim=(low - 0.6, high + 0.6))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
+    axes.tick_params(labelsize=7, length=2)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 @style.context(OWN_STYLE)
@@ -204,13 +186,8 @@ def reliability_figure(
 ) -> Figure:
     """A reliability diagram, and the accuracy where the model predicts only what it is confident of.
 
-    Args:
-        confidence: `(B,)` mean probability that the model gave its predictions, one for each bin of it.
-        accuracy: `(B,)` share of right predictions among them.
-        images: `(B,)` how many they are.
-        coverage: `(A,)` share of the images that have the highest confidence.
-        selective_accuracy: `(A,)` share of right predictions among them.
-        title: of the figure.
+    For each bin, `(B,)`, there are the mean `confidence`, the share of right predictions, and the number of images; for
+    each `coverage` `(A,)`, a share of the images that have the highest confidence, that of right predictions.
     """
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     figure.suptitle(title, fontsize=11)
@@ -224,13 +201,10 @@ def reliability_figure(
     left.set(xlim=(0, 1.04), ylim=(0, 1.04), xlabel="confidence", ylabel="accuracy")
     left.set_title("Reliability (numbers: images)", fontsize=10)
     left.legend(loc="lower right")
-    left.grid(alpha=0.3)
     shown = coverage >= 0.01  # the first few images make a ragged line
     other.plot(coverage[shown], selective_accuracy[shown], color=BLUE)
-    other.set(xlabel="coverage: share of images, the most confident first", ylabel="accuracy on them")
+    other.set(xlim=(0, 1.02), xlabel="coverage: share of images, the most confident first", ylabel="accuracy on them")
     other.set_title("Selective accuracy", fontsize=10)
-    other.set_xlim(0, 1.02)
-    other.grid(alpha=0.3)
     return figure
 
 
@@ -240,10 +214,8 @@ def speeds_figure(
 ) -> Figure:
     """Measured speeds as bars: medians, with a line from the lowest round to the highest.
 
-    Args:
-        panels: by heading, by name of the bar: its speed in each round. The first bar of a panel stands out.
-        limits: by heading, where there is one: the machine's limit, a dashed line.
-        title: of the figure.
+    `panels` has by heading, by name of the bar, its speed in each round; the first bar of a panel stands out. `limits`
+    has by heading, where there is one, the machine's limit, a dashed line.
     """
     heights = [len(bars) + 0.9 for bars in panels.values()]
     figure = Figure(figsize=(9, 0.45 * sum(heights) + 0.9), layout="constrained")
@@ -258,16 +230,15 @@ def speeds_figure(
                 f"{middle:,.0f}", (max(values), place), (6, 0), textcoords="offset points", va="center",
                 bbox={"color": "white", "pad": 1}, zorder=4,
             )  # fmt: skip
-        highest = max(max(values) for values in bars.values())
+        highest = max(map(max, bars.values()))
         if heading in limits:
             highest = max(highest, limits[heading])
             axes.axvline(limits[heading], color=RED, linestyle="--")
             heading += f" (dashed: the best matrix product, {limits[heading]:,.0f})"
-        axes.set(xlim=(0, 1.13 * highest), ylim=(len(bars) - 0.5, -0.5))
+        axes.set(xlim=(0, 1.13 * highest), ylim=(len(bars) - 0.5, -0.5), axisbelow=True)
         axes.set_title(heading, fontsize=10, loc="left")
         axes.xaxis.set_major_formatter("{x:,.0f}")
-        axes.grid(alpha=0.3, axis="x")
-        axes.set_axisbelow(True)
+        axes.grid(False, axis="y")
     return figure
 
 
@@ -275,10 +246,7 @@ def speeds_figure(
 def scaling_figure(sizes: Sequence[int], curves: Mapping[str, Sequence[Sequence[float]]], title: str) -> Figure:
     """What depends on the number of training images, on a logarithmic axis: medians, and every round as a dash.
 
-    Args:
-        sizes: numbers of images.
-        curves: by name with its unit: for each size, the value in each round.
-        title: of the figure.
+    `curves` has by name with its unit, for each of the `sizes`, the value in each round.
     """
     figure = Figure(figsize=(7, 0.5 + 2.5 * len(curves)), layout="constrained")
     figure.suptitle(title, fontsize=11)
@@ -286,25 +254,7 @@ def scaling_figure(sizes: Sequence[int], curves: Mapping[str, Sequence[Sequence[
     for axes, (name, rounds) in zip(grid.flat, curves.items(), strict=True):
         axes.plot(sizes, [np.median(values) for values in rounds], color=BLUE, marker="o", markersize=5)
         axes.plot(sizes, rounds, color=BLUE, linestyle="", marker="_", markersize=10)
-        axes.set(ylabel=name, xscale="log", ylim=(0, 1.15 * max(max(values) for values in rounds)))
+        axes.set(ylabel=name, xscale="log", ylim=(0, 1.15 * max(map(max, rounds))))
         axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.grid(alpha=0.3)
     grid[-1, 0].set_xlabel("training images")
     return figure
-
-
-def _bars(axes: Axes, probs: np.ndarray, pred: int, target: int | None) -> None:
-    """The distribution of a sum around its bulk: the predicted one in blue, the true one, if another, in orange."""
-    axes.axis("on")
-    marked = [pred] if target is None or target >= len(probs) else [pred, target]
-    likely = [*np.flatnonzero(probs > 0.005).tolist(), *marked]
-    low, high = max(0, min(likely) - 4), min(len(probs) - 1, max(likely) + 4)
-    colors = [BLUE if s == pred else ORANGE if s == target else GREY for s in range(low, high + 1)]
-    axes.bar(np.arange(low, high + 1), probs[low : high + 1], color=colors)
-    if target is not None and target != pred:
-        axes.axvline(target, color=ORANGE, linewidth=1, linestyle=":")
-    axes.set(ylim=(0, 1.05), yticks=[0, 1], xlim=(low - 0.6, high + 0.6))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=9))
-    axes.tick_params(labelsize=7, length=2)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)

@@ -7,15 +7,12 @@
     python scripts/benchmark.py --only scaling --sizes 1000,10000,100000,1000000      the size of the data set
 
 Rows run in turns (A B C A B C ...), each in a fresh process and after steps that warm it up, so that whatever else the
-machine does hits all of them. Ratios are taken within a round. Prints medians with the lowest and highest round, ratios
-beside their targets, and writes benchmark.json and benchmark.png into outputs/benchmarks/<time>/. A target that is
-missed is said to be missed; the exit code stays 0. CUDA_VISIBLE_DEVICES= measures the CPU where there is a GPU.
+machine does hits all of them. Prints medians with the lowest and highest round, ratios within a round beside their
+targets, met or missed, and writes benchmark.json and benchmark.png into outputs/benchmarks/<time>/.
+CUDA_VISIBLE_DEVICES= measures the CPU where there is a GPU.
 
 Keras and TensorFlow are measured where they can be imported (pip install -e '.[bench]'), or in an environment of their
-own, for their GPU build say, which --keras-python names:
-
-    python -m venv keras && keras/bin/pip install keras tensorflow
-    python scripts/benchmark.py --keras-python keras/bin/python
+own, for their GPU build say, which --keras-python=keras/bin/python names.
 """
 
 import argparse
@@ -56,7 +53,7 @@ from benchmarks.report import summary, text_of, write
 
 from digitsum.cli.output_dirs import writable
 from digitsum.data.composed import Composition, cached_dataset
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 from digitsum.runs.environment import environment
 from digitsum.training.signals import Signals
 
@@ -68,12 +65,9 @@ def main() -> None:
     default = ["training", "prediction"] if options.quick else [name for name in SECTIONS if name != "scaling"]
     sections = default if options.only is None else options.only.split(",")
     sizes = [int(size) if size.isdecimal() else 0 for size in options.sizes.split(",")]
-    if rounds < 1:
-        raise InputError(f"--rounds: expected 1 or more, got {rounds}")
-    if not set(sections) <= SECTIONS.keys():
-        raise InputError(f"--only: expected some of {', '.join(SECTIONS)}, got {options.only}")
-    if min(sizes) < 128:
-        raise InputError(f"--sizes: expected numbers of 128 or more, separated by commas, got {options.sizes}")
+    check("--rounds", rounds, rounds >= 1, "1 or more")
+    check("--only", options.only, set(sections) <= SECTIONS.keys(), f"some of {', '.join(SECTIONS)}")
+    check("--sizes", options.sizes, min(sizes) >= 128, "numbers of 128 or more, separated by commas")
     if options.keras_python and not shutil.which(options.keras_python):
         raise InputError(f"--keras-python: expected a Python, found none at {options.keras_python}")
 

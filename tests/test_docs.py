@@ -223,7 +223,7 @@ def test_every_key_that_a_page_names_is_one_of_the_configs(composed):
 
 
 def test_the_network_of_the_architecture_learns(monkeypatch):
-    (code,) = [content for kind, content in read(ROOT / "docs" / "architecture.md").blocks if "(nn.Module)" in content]
+    (code,) = [content for kind, content in read(ROOT / "docs" / "architecture.md").blocks if "(Network)" in content]
     module = types.ModuleType("linear")
     monkeypatch.setitem(sys.modules, "linear", module)  # dataclasses look for theirs
     exec(code, module.__dict__)

@@ -7,13 +7,13 @@ from matplotlib.colors import to_hex
 from digitsum.errors import InputError
 from digitsum.figures import (
     RED,
+    Example,
     canvases_figure,
+    examples_figure,
     loss_figure,
-    predictions_figure,
     reliability_figure,
     scaling_figure,
     scatter_figure,
-    sequences_figure,
     speeds_figure,
     tolerate_failure,
 )
@@ -60,14 +60,15 @@ def test_predictions_outside_the_range_of_sums_are_in_sight():
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12])
 def test_each_image_has_its_answer_above_it(count):
-    images = np.full((count, 40, 168), 9, np.uint8)
-    figure = predictions_figure(
-        images, np.arange(count) + 0.25, np.arange(count), "Some", names=list("abcdefghijkl")[:count]
+    image = np.full((40, 168), 9, np.uint8)
+    figure = examples_figure(
+        [Example(name, image, number + 0.25, number) for number, name in enumerate("abcdefghijkl"[:count])], "Some"
     )
     shown = [axes for axes in figure.axes if axes.images]
     assert len(shown) == count
     assert shown[0].get_title() == "a: predicted 0.2, true 0"
-    assert "true" not in predictions_figure(images, np.zeros(count), None, "Some").axes[0].get_title()
+    (axes, *_) = examples_figure([Example("a", image, 0.25)] * count, "Some", named=False).axes
+    assert axes.get_title() == "predicted 0.2"
 
 
 def test_canvases_have_their_sums_and_float_images_their_range():
@@ -77,12 +78,14 @@ def test_canvases_have_their_sums_and_float_images_their_range():
 
 
 def test_a_reading_shows_its_digits_above_their_places_and_the_answer_among_its_bars():
-    images = np.zeros((2, 40, 168), np.uint8)
+    image = np.zeros((40, 168), np.uint8)
     probs = np.zeros((2, 37))
     probs[0, 12], probs[1, 30], probs[1, 31] = 1, 0.4, 0.6
-    figure = sequences_figure(
-        images, probs, [(4, 8), (9, 9, 9, 4)], [(20.0, 60.0), (10.0, 40.0, 70.0, 100.0)], np.array([12, 30]), "title"
-    )
+    examples = [
+        Example("", image, 12, 12, probs[0], (4, 8), (20.0, 60.0)),
+        Example("", image, 31, 30, probs[1], (9, 9, 9, 4), (10.0, 40.0, 70.0, 100.0)),
+    ]
+    figure = examples_figure(examples, "title", named=False)
     above = [axes for axes in figure.axes if axes.images]
     assert [[(text.get_text(), text.get_position()[0]) for text in axes.texts] for axes in above] == [
         [("4", 20.0), ("8", 60.0)],
@@ -95,7 +98,7 @@ def test_a_reading_shows_its_digits_above_their_places_and_the_answer_among_its_
 
 
 def test_a_true_sum_that_the_model_thinks_impossible_is_no_error_in_the_figure():
-    sequences_figure(np.zeros((1, 40, 168), np.uint8), np.ones((1, 1)), [()], [()], np.array([99]), "title")
+    examples_figure([Example("", np.zeros((40, 168), np.uint8), 0, 99, np.ones(1))], "title")
 
 
 def test_the_reliability_figure_shows_every_bin_with_its_images():

@@ -1,46 +1,31 @@
 """Augmentation: each training image distorted a little differently each time that it is seen."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from digitsum.data.pixels import as_float
-from digitsum.errors import InputError
+from digitsum.errors import check
 
 _NODE_SPACING = 4  # pixels between the nodes from which the way of each pixel is interpolated: a quarter of the cost
 
 
 @dataclass
 class Augmentation:
-    """How far images are distorted, each by random amounts of its own; the defaults leave them as they are.
+    """How far images are distorted, each by random amounts of its own; the defaults leave them as they are."""
 
-    Attributes:
-        scale: largest share by which the section of the image that is shown shrinks or grows, width and height each by
-            itself.
-        shear: largest sideways lean, in pixels per pixel of height.
-        shift: largest shift in pixels, sideways and up or down.
-        elastic: standard deviation in pixels of the random shifts of control points of an elastic deformation.
-        elastic_spacing: pixels between control points: the smaller, the more local the deformation.
-
-    Raises:
-        InputError: a value out of range.
-    """
-
-    scale: float = 0.0
-    shear: float = 0.0
-    shift: float = 0.0
-    elastic: float = 0.0
-    elastic_spacing: int = 14
+    scale: float = 0.0  # largest share by which what is shown shrinks or grows, width and height each by itself
+    shear: float = 0.0  # largest sideways lean, in pixels per pixel of height
+    shift: float = 0.0  # largest shift in pixels, sideways and up or down
+    elastic: float = 0.0  # standard deviation in pixels of an elastic deformation's control points
+    elastic_spacing: int = 14  # pixels between control points: the smaller, the more local the deformation
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            if not 0 <= getattr(self, entry.name) <= 10_000:
-                raise InputError(f"augmentation.{entry.name}: expected 0 to 10,000, got {getattr(self, entry.name)}")
-        if self.scale >= 1:
-            raise InputError(f"augmentation.scale: expected a share below 1, got {self.scale}")
-        if self.elastic_spacing < 1:
-            raise InputError(f"augmentation.elastic_spacing: expected 1 or more pixels, got {self.elastic_spacing}")
+        for name, value in vars(self).items():
+            check(f"augmentation.{name}", value, 0 <= value <= 10_000, "0 to 10,000")
+        check("augmentation.scale", self.scale, self.scale < 1, "a share below 1")
+        check("augmentation.elastic_spacing", self.elastic_spacing, self.elastic_spacing >= 1, "1 or more pixels")
 
     def __bool__(self) -> bool:
         return any((self.scale, self.shear, self.shift, self.elastic))

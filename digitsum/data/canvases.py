@@ -1,19 +1,37 @@
 """Canvases: several glyphs on one image, their layout drawn from a distribution, with the sum of their digits."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from digitsum.data.glyphs import GLYPH_SIZE, GlyphPool
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 
 # Canvases are drawn in blocks with a random generator each, so that canvas i is the same however many are asked
 # for at once, and so that any of them can be drawn without the ones before. Changing it changes every data set.
 _BLOCK = 1_000
 
-OVERLAPS = ("wrap", "max", "clip")
+OVERLAPS: dict[str, Callable[..., np.ndarray]] = {
+    "wrap": np.add,
+    "max": np.maximum,
+    "clip": lambda below, ink: below + np.minimum(ink, 255 - below),
+}
+"""What becomes of two brightnesses, both uint8."""
+
+
+def number_range(value: Any, name: str, or_else: str = "") -> tuple[int, int]:
+    """Both ends of a whole number from 1, or of a range `[min, max]` of them.
+
+    Raises:
+        InputError: it is neither; `name` is what it is called, `or_else` what it may be as well.
+    """
+    ends = [value, value] if type(value) is int else value
+    whole = isinstance(ends, Sequence) and len(ends) == 2 and all(type(end) is int for end in ends)
+    good = whole and 1 <= ends[0] <= ends[1]
+    check(name, value, good, f"a whole number from 1 or a range [min, max]{or_else}")
+    return ends[0], ends[1]
 
 
 @dataclass
@@ -24,77 +42,52 @@ class Layout:
     `+ 28 + U{-pitch_jitter..pitch_jitter}`, and each top edge is `U{0..vertical_jitter}`, where `U{a..b}` is a
     uniform whole number with both ends included. (Source: inferred by matching images of the public data set to MNIST.)
 
-    Attributes:
-        height: of the canvas, in pixels.
-        width: of the canvas, in pixels.
-        num_digits: digits on each canvas: a number, or a range `[min, max]`, each count equally likely.
-        pitch_jitter: how far, in pixels, the distance between two left edges strays from 28.
-        first_offset: the largest left margin, in pixels.
-        vertical_jitter: the largest top margin, in pixels.
-        overlap: what ink on ink does: `wrap` adds modulo 256 as in the public files, `max` keeps the brighter,
-            `clip` adds up to 255.
-
     Raises:
         InputError: a value out of range, or a canvas too small for the widest layout that can be drawn.
     """
 
-    height: int = 40
+    height: int = 40  # of the canvas, in pixels
     width: int = 168
-    num_digits: Any = 4  # an int or a list of two; OmegaConf has no such union
-    pitch_jitter: int = 14
-    first_offset: int = 14
-    vertical_jitter: int = 11
+    num_digits: Any = 4  # an int, or a range [min, max], each count equally likely; OmegaConf has no such union
+    pitch_jitter: int = 14  # how far, in pixels, the distance between two left edges strays from 28
+    first_offset: int = 14  # the largest left margin, in pixels
+    vertical_jitter: int = 11  # the largest top margin, in pixels
+    # ink on ink: `wrap` adds modulo 256 as in the public files, `max` keeps the brighter, `clip` adds up to 255
     overlap: str = "wrap"
 
     def __post_init__(self) -> None:
-        min_digits, max_digits = self.digit_range
-        if not 1 <= min_digits <= max_digits:
-            raise InputError(f"layout.num_digits: expected 1 or more digits, [min, max], got {self.num_digits}")
-        if not 0 <= self.pitch_jitter <= GLYPH_SIZE:
-            raise InputError(f"layout.pitch_jitter: expected 0 to {GLYPH_SIZE} pixels, got {self.pitch_jitter}")
+        max_digits = self.digit_range[1]
+        check(
+            "layout.pitch_jitter", self.pitch_jitter, 0 <= self.pitch_jitter <= GLYPH_SIZE, f"0 to {GLYPH_SIZE} pixels"
+        )
         for name in ("first_offset", "vertical_jitter"):
-            if getattr(self, name) < 0:
-                raise InputError(f"layout.{name}: expected 0 or more pixels, got {getattr(self, name)}")
-        if self.overlap not in OVERLAPS:
-            raise InputError(f"layout.overlap: expected one of {', '.join(OVERLAPS)}, got {self.overlap!r}")
-        width = self.first_offset + GLYPH_SIZE + (max_digits - 1) * (GLYPH_SIZE + self.pitch_jitter)
-        if self.width < width:
-            raise InputError(
-                f"layout.width: {max_digits} digits can reach {width} pixels, got {self.width}; "
-                f"set data.layout.width={width}"
-            )
-        height = GLYPH_SIZE + self.vertical_jitter
-        if self.height < height:
-            raise InputError(
-                f"layout.height: digits can reach {height} pixels, got {self.height}; set data.layout.height={height}"
-            )
+            check(f"layout.{name}", getattr(self, name), getattr(self, name) >= 0, "0 or more pixels")
+        check("layout.overlap", self.overlap, self.overlap in OVERLAPS, f"one of {', '.join(OVERLAPS)}")
+        needed = {
+            "width": self.first_offset + GLYPH_SIZE + (max_digits - 1) * (GLYPH_SIZE + self.pitch_jitter),
+            "height": GLYPH_SIZE + self.vertical_jitter,
+        }
+        for name, pixels in needed.items():
+            if getattr(self, name) < pixels:
+                raise InputError(
+                    f"layout.{name}: {max_digits} digits can reach {pixels} pixels, got {getattr(self, name)}; "
+                    f"set data.layout.{name}={pixels}"
+                )
 
     @property
     def digit_range(self) -> tuple[int, int]:
         """The smallest and the largest number of digits on a canvas."""
-        wanted = self.num_digits
-        if isinstance(wanted, int) and not isinstance(wanted, bool):
-            return wanted, wanted
-        if isinstance(wanted, Sequence) and len(wanted) == 2 and all(type(count) is int for count in wanted):
-            return wanted[0], wanted[1]
-        raise InputError(f"layout.num_digits: expected a whole number or a range [min, max], got {wanted!r}")
+        return number_range(self.num_digits, "layout.num_digits")
 
 
 @dataclass(frozen=True)
 class Placements:
-    """What was drawn on `N` canvases with up to `D` digits each; places without a digit hold -1.
+    """What was drawn on `N` canvases with up to `D` digits each; places without a digit hold -1."""
 
-    Attributes:
-        digits: `(N, D)` int8, the digits from left to right.
-        left: `(N, D)` int16, the tiles' left edges in pixels.
-        top: `(N, D)` int16, the tiles' top edges in pixels.
-        glyph: `(N, D)` int32, which glyph of the source was drawn (`GlyphPool.index`).
-    """
-
-    digits: np.ndarray
-    left: np.ndarray
-    top: np.ndarray
-    glyph: np.ndarray
+    digits: np.ndarray  # (N, D) int8, from left to right
+    left: np.ndarray  # (N, D) int16, the tiles' left edges in pixels
+    top: np.ndarray  # (N, D) int16, the tiles' top edges in pixels
+    glyph: np.ndarray  # (N, D) int32, which glyph of the source was drawn (`GlyphPool.index`)
 
     @property
     def sums(self) -> np.ndarray:
@@ -105,15 +98,10 @@ class Placements:
 def compose(
     layout: Layout, pool: GlyphPool, *, seed: int, stream: int, start: int, count: int
 ) -> tuple[np.ndarray, Placements]:
-    """Draw canvases `start` to `start + count` of an endless, reproducible sequence.
+    """Draw canvases `start` to `start + count` of an endless, reproducible sequence, however it is cut into calls.
 
-    Args:
-        layout: the distribution that layouts are drawn from.
-        pool: the glyphs, each drawn with the same probability, so that digits come as often as in the pool.
-        seed: 0 or more.
-        stream: which of the seed's independent sequences; one for each split.
-        start: the first canvas.
-        count: how many, 1 or more. Canvases do not depend on how they are cut into calls.
+    Each glyph of the pool is as likely as the others. A `seed` of 0 or more has independent sequences, one for each
+    `stream`.
 
     Returns:
         The canvases `(count, H, W)` uint8 and what was drawn on them.
@@ -124,12 +112,8 @@ def compose(
     window = slice(start - blocks[0] * _BLOCK, start - blocks[0] * _BLOCK + count)
     chosen, left, top = (np.concatenate(parts)[window] for parts in zip(*drawn, strict=True))
     absent = chosen < 0
-    placements = Placements(
-        digits=np.where(absent, -1, pool.labels[chosen]).astype(np.int8),
-        left=np.where(absent, -1, left).astype(np.int16),
-        top=np.where(absent, -1, top).astype(np.int16),
-        glyph=np.where(absent, -1, pool.index[chosen]).astype(np.int32),
-    )
+    columns = ((pool.labels[chosen], np.int8), (left, np.int16), (top, np.int16), (pool.index[chosen], np.int32))
+    placements = Placements(*(np.where(absent, -1, values).astype(dtype) for values, dtype in columns))
     return _render(layout, pool.images, chosen, left, top), placements
 
 
@@ -156,11 +140,5 @@ def _render(layout: Layout, glyphs: np.ndarray, chosen: np.ndarray, left: np.nda
     for place in range(chosen.shape[1]):
         rows = np.flatnonzero(chosen[:, place] >= 0)
         where = (rows, top[rows, place], left[rows, place])
-        ink, below = glyphs[chosen[rows, place]], tiles[where]
-        if layout.overlap == "wrap":
-            tiles[where] = below + ink
-        elif layout.overlap == "max":
-            tiles[where] = np.maximum(below, ink)
-        else:
-            tiles[where] = below + np.minimum(ink, 255 - below)
+        tiles[where] = OVERLAPS[layout.overlap](tiles[where], glyphs[chosen[rows, place]])
     return canvases

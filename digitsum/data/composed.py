@@ -13,7 +13,7 @@ import numpy as np
 
 from digitsum.data.canvases import Layout, Placements, compose
 from digitsum.data.glyphs import SPLITS, GlyphPool, load_glyph_pools
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 from digitsum.files import exists, folder_written_whole, read_json, require_space, write_json
 
 # Raise it when the same settings would give other arrays: cached sets of an older format are then left alone.
@@ -24,48 +24,34 @@ _CHUNK = 1_000  # images composed at once: small enough to stay in the processor
 
 @dataclass
 class Composition:
-    """Everything that determines a composed data set, and nothing else.
+    """Everything that determines a composed data set, and nothing else."""
 
-    Attributes:
-        glyphs: the source of the digits: `bundled`, `mnist` or `arrays`.
-        glyph_images: for `arrays`, a `.npy` file `(G, 28, 28)` uint8.
-        glyph_labels: for `arrays`, a `.npy` file `(G,)` of digits.
-        glyphs_shared: let all splits draw from one pool of glyphs, as in the public data set. Otherwise ("strict")
-            no glyph of a validation or test canvas is on a training canvas.
-        num_train: training canvases.
-        num_val: validation canvases.
-        num_test: test canvases.
-        compose_seed: of the layouts and of which glyphs are drawn; not the run's seed.
-        layout: the distribution that layouts are drawn from.
-    """
-
-    glyphs: str = "bundled"
-    glyph_images: str | None = None
-    glyph_labels: str | None = None
+    glyphs: str = "bundled"  # or `mnist` or `arrays`: the source of the digits
+    glyph_images: str | None = None  # for `arrays`, a `.npy` file (G, 28, 28) uint8
+    glyph_labels: str | None = None  # for `arrays`, a `.npy` file (G,) of digits
+    # all splits draw from one pool, as in the public data set; otherwise ("strict") no glyph of a validation or test
+    # canvas is on a training canvas
     glyphs_shared: bool = False
-    num_train: int = 9_600
+    num_train: int = 9_600  # canvases
     num_val: int = 1_200
     num_test: int = 1_200
-    compose_seed: int = 0
+    compose_seed: int = 0  # of the layouts and of which glyphs are drawn; not the run's seed
     layout: Layout = field(default_factory=Layout)
 
     def __post_init__(self) -> None:
-        if self.compose_seed < 0:
-            raise InputError(f"data.compose_seed: expected 0 or more, got {self.compose_seed}")
+        check("data.compose_seed", self.compose_seed, self.compose_seed >= 0, "0 or more")
         for split in SPLITS:
-            if self.count(split) < 1:
-                raise InputError(f"data.num_{split}: expected 1 or more canvases, got {self.count(split)}")
+            check(f"data.num_{split}", self.count(split), self.count(split) >= 1, "1 or more canvases")
 
     def count(self, split: str) -> int:
         """How many canvases `split` has."""
-        return {"train": self.num_train, "val": self.num_val, "test": self.num_test}[split]
+        return int(getattr(self, f"num_{split}"))
 
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with anything that would change an array.
 
-        Bundled glyphs and MNIST count by their names (their content is fixed, and checked when they are loaded), the
-        user's own glyphs by their bytes.
+        Bundled glyphs and MNIST count by their names, since their content is fixed, the user's own by their bytes.
         """
         content = {"format": _FORMAT, **asdict(self)}
         for key in ("glyph_images", "glyph_labels"):
@@ -85,18 +71,11 @@ def dataset_folder(composition: Composition, datasets_dir: Path) -> Path:
     return datasets_dir / f"{composition.glyphs}-{total}-{composition.fingerprint}"
 
 
-def cached_dataset(
-    composition: Composition,
-    datasets_dir: Path,
-    *,
-    mnist_root: str | None = None,
-    download: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> Path:
-    """The folder below `datasets_dir` that holds the composed set; composed now unless it is there already."""
+def cached_dataset(composition: Composition, datasets_dir: Path, **options: Any) -> Path:
+    """The folder below `datasets_dir` that holds the composed set; `write_dataset` makes it unless it is there."""
     folder = dataset_folder(composition, datasets_dir)
     if not exists(folder / "dataset.json"):
-        write_dataset(composition, folder, mnist_root=mnist_root, download=download, progress=progress)
+        write_dataset(composition, folder, **options)
     return folder
 
 
@@ -110,16 +89,10 @@ def write_dataset(
 ) -> None:
     """Compose a data set and write it to `folder`, which appears only when it is complete.
 
-    The folder gets `train/ val/ test/`, each with shards `data0.npy` `(n, H, W)` uint8, `lab0.npy` `(n,)` unsigned,
+    It gets `train/ val/ test/`, each with shards `data0.npy` `(n, H, W)` uint8, `lab0.npy` `(n,)` unsigned,
     `truth0.npz` (what was drawn; for evaluation only), ..., and `dataset.json`. When another process finishes the
     same set first, its result stands and this one is dropped. Memory does not grow with the number of images.
-
-    Args:
-        composition: what to compose.
-        folder: where to; must not exist, except as the same data set.
-        mnist_root: see `load_glyph_pools`.
-        download: see `load_glyph_pools`.
-        progress: called with the number of canvases written since the last call.
+    `progress` is called with the number of canvases written since the last call; see `load_glyph_pools` for the rest.
 
     Raises:
         InputError: the glyphs cannot be loaded, `folder` holds something else, or it cannot be written.
@@ -162,11 +135,7 @@ def write_dataset(
 
 
 def _write_split(
-    composition: Composition,
-    pool: GlyphPool,
-    stream: int,
-    folder: Path,
-    progress: Callable[[int], None] | None,
+    composition: Composition, pool: GlyphPool, stream: int, folder: Path, progress: Callable[[int], None] | None
 ) -> dict[str, Any]:
     folder.mkdir()
     layout, total = composition.layout, composition.count(folder.name)
@@ -193,8 +162,7 @@ def _write_split(
                     progress(count)
         sums = np.concatenate([placements.sums for placements in drawn])
         np.save(folder / f"lab{shard}.npy", sums.astype(label_type))
-        columns = ("digits", "left", "top", "glyph")
-        truth = {name: np.concatenate([getattr(part, name) for part in drawn]) for name in columns}
+        truth = {name: np.concatenate([vars(part)[name] for part in drawn]) for name in vars(drawn[0])}
         np.savez_compressed(folder / f"truth{shard}.npz", **truth)  # type: ignore[arg-type]
         all_sums.append(sums)
     for path in folder.iterdir():

@@ -14,61 +14,46 @@ from digitsum.data.canvases import Layout
 from digitsum.data.composed import Composition, cached_dataset, dataset_folder
 from digitsum.data.glyphs import SPLITS
 from digitsum.data.shards import SumDataset, open_splits
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 
 SHUFFLES = ("auto", "full", "blocks")
 
 BLOCKS_ABOVE = 4 * 10**9
 """Bytes of training images above which `shuffle: auto` is `blocks`: the same on every machine, as a run's order must
-be, and so little that a machine of 8 GB keeps what is shuffled in full in its memory."""
+be, and little enough for the memory of one of 8 GB."""
 
 
 @dataclass
 class ArraysData:
-    """The user's own folder of shards (see `digitsum.data.shards.open_splits`).
-
-    Attributes:
-        root: the folder.
-        split_seed: of the 80/10/10 split; not the run's seed, so that a sweep over seeds has one validation set.
-        batch_size: images a batch, of all processes together; a config may say `auto` until the images are counted.
-        shuffle: of the training images: `full`, `blocks` (of neighbours on the disk, for sets larger than memory; see
-            `digitsum.data.batches`), or `auto`: `blocks` above `BLOCKS_ABOVE`.
-        on_device: keep training and validation images on the GPU, if there is one and they fit in half of what is free.
-        bucket_by_width: make training batches of images of like width, and cut them behind their ink: for networks that
-            take any width, twice as fast where a third of a canvas is blank. Not where `shuffle` is `blocks`.
-    """
+    """The user's own folder of shards (see `digitsum.data.shards.open_splits`)."""
 
     kind: ClassVar = "arrays"
     root: str
-    split_seed: int = 0
-    batch_size: Any = 64
+    split_seed: int = 0  # of the 80/10/10 split; not the run's seed, so that a sweep of seeds has one validation set
+    batch_size: Any = 64  # images a batch, of all processes together; `auto` until the images are counted
+    # of the training images: `full`, `blocks` (of neighbours on the disk, for sets larger than memory; see
+    # `digitsum.data.batches`), or `auto`: `blocks` above `BLOCKS_ABOVE`
     shuffle: str = "auto"
-    on_device: bool = True
+    on_device: bool = True  # training and validation images stay on the GPU, if half of its free memory will do
+    # training batches of images of like width, cut behind their ink, for networks that take any width: twice as fast
+    # where a third of a canvas is blank; not where `shuffle` is `blocks`
     bucket_by_width: bool = False
 
     def __post_init__(self) -> None:
         self.root = str(Path(self.root).absolute())  # a checkpoint must find it from wherever it is used
         _check(self)
-        if self.split_seed < 0:
-            raise InputError(f"data.split_seed: expected 0 or more, got {self.split_seed}")
+        check("data.split_seed", self.split_seed, self.split_seed >= 0, "0 or more")
 
 
 @dataclass
 class ComposedData(Composition):
-    """A composed data set (see `digitsum.data.composed.Composition`) and where its parts are on this machine.
-
-    Attributes:
-        mnist_root: the folder that holds `MNIST/raw`.
-        download: whether MNIST may be downloaded to `mnist_root`.
-        datasets_dir: the folder in which composed sets are cached.
-        batch_size, shuffle, on_device, bucket_by_width: see `ArraysData`.
-    """
+    """A composed data set (see `digitsum.data.composed.Composition`) and where its parts are on this machine."""
 
     kind: ClassVar = "composed"
-    mnist_root: str | None = None
-    download: bool = False
-    datasets_dir: str = "outputs/datasets"
-    batch_size: Any = 64
+    mnist_root: str | None = None  # the folder that holds `MNIST/raw`
+    download: bool = False  # whether MNIST may be downloaded to it
+    datasets_dir: str = "outputs/datasets"  # the folder in which composed sets are cached
+    batch_size: Any = 64  # this and the rest are those of `ArraysData`
     shuffle: str = "auto"
     on_device: bool = True
     bucket_by_width: bool = False
@@ -86,14 +71,13 @@ class ComposedData(Composition):
 class SumDataModule(L.LightningDataModule):
     """Batches of images and sums, uint8 (or float32) up to the device.
 
+    `setup` raises an InputError for whatever is wrong with the data.
+
     Args:
         data: where the images and sums come from.
         shuffle_seed: of the order in which an epoch sees the training images.
         augmentation: of the training images; None or all zeros leave them as they are.
         progress: see `digitsum.data.composed.write_dataset`.
-
-    Raises:
-        InputError: in `setup`, whatever is wrong with the data.
     """
 
     def __init__(
@@ -116,14 +100,10 @@ class SumDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Compose the data set unless it is cached."""
-        if isinstance(self.data, ComposedData):
-            cached_dataset(
-                self.data.composition,
-                Path(self.data.datasets_dir),
-                mnist_root=self.data.mnist_root,
-                download=self.data.download,
-                progress=self._progress,
-            )
+        data = self.data
+        if isinstance(data, ComposedData):
+            options = {"mnist_root": data.mnist_root, "download": data.download, "progress": self._progress}
+            cached_dataset(data.composition, Path(data.datasets_dir), **options)
 
     def setup(self, stage: str | None = None) -> None:
         """Open and check the arrays, once; after `prepare_data`."""
@@ -145,26 +125,14 @@ class SumDataModule(L.LightningDataModule):
         return dict(self._fingerprints)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compare the data with those of the checkpoint that a run resumes from.
-
-        Raises:
-            InputError: they differ.
-        """
+        """Refuse, with an InputError, data that differ from those of the checkpoint that a run resumes from."""
         self.check_unchanged(state_dict, SPLITS, "start a new run from its weights with init_from=CHECKPOINT")
 
     def check_unchanged(self, recorded: dict[str, Any], splits: Iterable[str], instead: str) -> None:
-        """Compare splits with those that a checkpoint has recorded; what it has not recorded may be anything.
-
-        Args:
-            recorded: the `state_dict` of its data module.
-            splits: which ones.
-            instead: what else to do about data that have changed.
-
-        Raises:
-            InputError: one has changed.
-        """
+        """Refuse splits that are not as a checkpoint has recorded them, if it has; `instead` says what else to do."""
+        found = self.state_dict()
         for split in splits:
-            if recorded.get(split, self.state_dict()[split]) != self.state_dict()[split]:
+            if recorded.get(split, found[split]) != found[split]:
                 raise InputError(
                     f"{self.folder}: the {split} data have changed since the checkpoint; restore them, or {instead}"
                 )
@@ -184,24 +152,18 @@ class SumDataModule(L.LightningDataModule):
     def batches(self, split: str, *, shuffle: bool = False) -> Batches:
         """Batches of `split` (`train`, `val`, `test`), from first to last unless `shuffle`; after `setup`.
 
-        With a trainer, its process's part of them, and on its GPU where they fit (see `ArraysData`).
-
-        Raises:
-            InputError: a batch has fewer images than there are processes.
+        With a trainer, its process's part of them, and on its GPU where they fit (see `ArraysData`). An InputError
+        refuses batches of fewer images than there are processes.
         """
-        assert split in SPLITS
         rank, world_size = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
-        if self.data.batch_size < world_size:
-            raise InputError(
-                f"data.batch_size: expected at least one image for each of the {world_size} processes, "
-                f"got {self.data.batch_size}"
-            )
+        size, expected = self.data.batch_size, f"at least one image for each of the {world_size} processes"
+        check("data.batch_size", size, size >= world_size, expected)
         large = self.splits["train"].num_bytes > BLOCKS_ABOVE
         blocks = large if self.data.shuffle == "auto" else self.data.shuffle == "blocks"
         bucketed = shuffle and self.data.bucket_by_width and not blocks
         return Batches(
             self.splits[split],
-            self.data.batch_size,
+            size,
             self.shuffle_seed if shuffle else None,
             rank=rank,
             world_size=world_size,
@@ -235,22 +197,18 @@ class SumDataModule(L.LightningDataModule):
 
 
 def data_of(description: Any, places: dict[str, str | None], path: Path) -> ArraysData | ComposedData:
-    """The data that a checkpoint describes, at its places on this machine.
+    """The data that a checkpoint describes: what `SumDataModule` saved in its hyperparameters.
 
-    Args:
-        description: what `SumDataModule` saved in the checkpoint's hyperparameters.
-        places: `root`, `mnist_root`, `datasets_dir` on this machine; None leaves what the checkpoint says.
-        path: of the checkpoint, named in errors.
+    `places` are `root`, `mnist_root`, `datasets_dir` on this machine; None leaves what the checkpoint says.
 
     Raises:
-        InputError: the checkpoint describes no data, or none that this version knows.
+        InputError: the checkpoint at `path` describes no data, or none that this version knows.
     """
     try:
         values = dict(description)
         kind = {kind.kind: kind for kind in (ArraysData, ComposedData)}[values.pop("kind")]
-        values |= {
-            key: place for key, place in places.items() if place is not None and key in kind.__dataclass_fields__
-        }
+        known = kind.__dataclass_fields__
+        values |= {key: place for key, place in places.items() if place is not None and key in known}
         if kind is ComposedData:
             values["layout"] = _checked(Layout(**values["layout"]))
         return _checked(kind(**values))
@@ -271,7 +229,6 @@ def _checked(settings: Any) -> Any:
 
 
 def _check(data: ArraysData | ComposedData) -> None:
-    if data.batch_size != "auto" and (type(data.batch_size) is not int or data.batch_size < 1):
-        raise InputError(f"data.batch_size: expected 1 or more images, got {data.batch_size}")
-    if data.shuffle not in SHUFFLES:
-        raise InputError(f"data.shuffle: expected one of {', '.join(SHUFFLES)}, got {data.shuffle!r}")
+    size = data.batch_size
+    check("data.batch_size", size, size == "auto" or (type(size) is int and size >= 1), "1 or more images")
+    check("data.shuffle", data.shuffle, data.shuffle in SHUFFLES, f"one of {', '.join(SHUFFLES)}")

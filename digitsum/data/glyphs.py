@@ -1,6 +1,7 @@
 """Handwritten digits, 28x28: bundled, MNIST or the user's own, split into pools that share nothing."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from digitsum.data.pixels import check_brightness
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 from digitsum.files import exists, read_npy
 
 GLYPH_SIZE = 28
@@ -20,7 +21,7 @@ SPLITS = ("train", "val", "test")
 # Which glyphs are held out never depends on a user's seed: two composed sets of one source can then be told apart
 # by their canvases alone, and a model trained on one is strictly tested on another.
 _POOL_SEED = 20260101
-_NUM_MNIST_VAL = 5_000
+_NUM_MNIST_TRAIN, _NUM_MNIST_VAL = 60_000, 5_000
 
 # The published digests of the unpacked files (yann.lecun.com/exdb/mnist, mirrored by torchvision).
 _MNIST_MD5 = {
@@ -35,16 +36,13 @@ _MNIST_MD5 = {
 class GlyphPool:
     """Glyphs that canvases of one split are drawn from.
 
-    Attributes:
-        images: `(G, 28, 28)` uint8, white strokes on a background of exactly 0.
-        labels: `(G,)` int64, the digits 0..9.
-        index: `(G,)` int64, each glyph's number in its source, the same in every pool. MNIST counts its training
-            digits 0..59,999 and its test digits 60,000..69,999.
+    `index` is each glyph's number in its source, the same in every pool. MNIST counts its training digits 0..59,999 and
+    its test digits 60,000..69,999.
     """
 
-    images: np.ndarray
-    labels: np.ndarray
-    index: np.ndarray
+    images: np.ndarray  # (G, 28, 28) uint8, white strokes on a background of exactly 0
+    labels: np.ndarray  # (G,) int64, the digits 0..9
+    index: np.ndarray  # (G,) int64
 
     def __post_init__(self) -> None:
         assert self.images.shape == (len(self.labels), GLYPH_SIZE, GLYPH_SIZE)
@@ -64,51 +62,36 @@ def load_glyph_pools(
     glyph_labels: str | None = None,
     shared: bool = False,
 ) -> dict[str, GlyphPool]:
-    """Load a source of glyphs and split it into the pools `train`, `val` and `test`.
+    """Load a source of glyphs and split it into the pools `train`, `val` and `test`, which share none.
 
-    Args:
-        source: `bundled` (the 1,797 digits that scikit-learn ships), `mnist`, or `arrays` (the user's own).
-        mnist_root: the folder that torchvision's MNIST reads and downloads to; only for `mnist`.
-        download: whether MNIST may be downloaded to `mnist_root`.
-        glyph_images: path of a `.npy` file, `(G, 28, 28)` uint8; only for `arrays`.
-        glyph_labels: path of a `.npy` file, `(G,)` whole numbers 0..9; only for `arrays`.
-        shared: give all three splits the same pool, as the public data set has it. A figure on such a test set is
-            optimistic, since the model has seen the test glyphs. MNIST's test digits then stay unused.
-
-    Returns:
-        Pools by split name. Unless `shared`, no glyph is in two of them.
+    The source is `bundled` (the 1,797 digits that scikit-learn ships), `mnist` (in `mnist_root`, as torchvision has it,
+    maybe after a `download`), or `arrays`: the user's `.npy` files `glyph_images` `(G, 28, 28)` uint8 and
+    `glyph_labels` `(G,)`, whole numbers 0..9. With `shared` the pools are one, as in the public data set, without
+    MNIST's test digits: a figure on such a test set is optimistic.
 
     Raises:
         InputError: an unknown source, a missing or damaged file, or too few glyphs to split.
     """
-    if source == "bundled":
-        everything = _bundled()
-    elif source == "mnist":
-        everything = _mnist(mnist_root, download)
-    elif source == "arrays":
-        everything = _own(glyph_images, glyph_labels)
-    else:
-        raise InputError(f"data.glyphs: expected bundled, mnist or arrays, got {source!r}")
-
-    order = np.random.default_rng(_POOL_SEED).permutation
-    if source == "mnist":
-        training, test = np.arange(60_000), np.arange(60_000, 70_000)
-        if shared:
-            return dict.fromkeys(SPLITS, everything.take(training))
-        shuffled = order(training)
-        held_out = {"train": shuffled[_NUM_MNIST_VAL:], "val": shuffled[:_NUM_MNIST_VAL], "test": test}
-    else:
-        if shared:
-            return dict.fromkeys(SPLITS, everything)
-        shuffled = order(len(everything.labels))
-        tenth = len(shuffled) // 10
-        if tenth == 0:
-            raise InputError(
-                f"{glyph_images}: expected at least 10 glyphs to split 80/10/10, found {len(shuffled)}; "
-                "add glyphs or set data.glyphs_shared=true"
-            )
-        held_out = {"train": shuffled[2 * tenth :], "val": shuffled[:tenth], "test": shuffled[tenth : 2 * tenth]}
-    return {split: everything.take(np.sort(positions)) for split, positions in held_out.items()}
+    sources: dict[str, Callable[[], GlyphPool]] = {
+        "bundled": _bundled,
+        "mnist": lambda: _mnist(mnist_root, download),
+        "arrays": lambda: _own(glyph_images, glyph_labels),
+    }
+    check("data.glyphs", source, source in sources, "bundled, mnist or arrays")
+    everything, mnist = sources[source](), source == "mnist"
+    count = _NUM_MNIST_TRAIN if mnist else len(everything.labels)
+    if shared:
+        return dict.fromkeys(SPLITS, everything.take(np.arange(count)))
+    order, num_val = np.random.default_rng(_POOL_SEED).permutation(count), _NUM_MNIST_VAL if mnist else count // 10
+    if num_val == 0:
+        raise InputError(
+            f"{glyph_images}: expected at least 10 glyphs to split 80/10/10, found {count}; "
+            "add glyphs or set data.glyphs_shared=true"
+        )
+    val, rest = np.split(order, [num_val])
+    # MNIST has test digits of its own
+    test, train = (np.arange(count, len(everything.labels)), rest) if mnist else np.split(rest, [num_val])
+    return {split: everything.take(np.sort(part)) for split, part in zip(SPLITS, (train, val, test), strict=True)}
 
 
 def _bundled() -> GlyphPool:
@@ -122,27 +105,23 @@ def _bundled() -> GlyphPool:
 def _as_pen_strokes(coarse: torch.Tensor) -> np.ndarray:
     """Bring `(G, 8, 8)` ink densities in [0, 1] to `(G, 28, 28)` uint8 strokes with MNIST's size and place.
 
-    An 8x8 digit is a blurred, sampled pen stroke. Enlarged smoothly and put through a steep contrast curve it is a
-    stroke again. As in MNIST the ink's bounding box is then scaled to fit 20x20 pixels and its centre of mass is put
-    at the centre of the tile.
+    An 8x8 digit is a blurred, sampled pen stroke: enlarged smoothly and put through a steep contrast curve it is one
+    again. As in MNIST the ink's bounding box then fits 20x20 pixels and its centre of mass is the tile's.
     """
     size = 60  # the 8 pixels, 2 of margin on each side, each enlarged five times
     large = F.interpolate(F.pad(coarse[:, None], (2, 2, 2, 2)), size=(size, size), mode="bicubic")
     steep = ((large - 0.35) / 0.45).clamp(0, 1)
     ink = steep * steep * (3 - 2 * steep)
 
-    rows, columns = (ink[:, 0] > 0.3).any(2).float(), (ink[:, 0] > 0.3).any(1).float()
-    height = size - rows.argmax(1) - rows.flip(1).argmax(1)
-    width = size - columns.argmax(1) - columns.flip(1).argmax(1)
-    scale = torch.maximum(height, width) / 20
+    inked = ink[:, 0] > 0.3
+    spans = (size - line.argmax(1) - line.flip(1).argmax(1) for line in (inked.any(2).float(), inked.any(1).float()))
+    scale = torch.maximum(*spans) / 20
 
     places = torch.arange(size) + 0.5
-    mass = ink.sum((1, 2, 3))
-    centre_y = (ink.sum((1, 3)) * places).sum(1) / mass
-    centre_x = (ink.sum((1, 2)) * places).sum(1) / mass
     offsets = torch.arange(GLYPH_SIZE) + 0.5 - GLYPH_SIZE / 2
-    ys = (centre_y[:, None] + offsets * scale[:, None]) / size * 2 - 1
-    xs = (centre_x[:, None] + offsets * scale[:, None]) / size * 2 - 1
+    mass = ink.sum((1, 2, 3))
+    centres = ((ink.sum(others) * places).sum(1) / mass for others in ((1, 3), (1, 2)))
+    ys, xs = ((centre[:, None] + offsets * scale[:, None]) / size * 2 - 1 for centre in centres)
     grid = torch.stack([xs[:, None, :].expand(-1, GLYPH_SIZE, -1), ys[:, :, None].expand(-1, -1, GLYPH_SIZE)], dim=-1)
     strokes = F.grid_sample(ink, grid, mode="bilinear", align_corners=False)[:, 0]
     return (strokes * 255).round().to(torch.uint8).numpy()
@@ -181,10 +160,8 @@ def _own(images_path: str | None, labels_path: str | None) -> GlyphPool:
         raise InputError("data.glyphs=arrays needs data.glyph_images=FILE.npy and data.glyph_labels=FILE.npy")
     images, labels = read_npy(Path(images_path)), read_npy(Path(labels_path))
     if images.shape[1:] != (GLYPH_SIZE, GLYPH_SIZE) or images.dtype != np.uint8:
-        raise InputError(
-            f"{images_path}: expected glyphs of shape (G, 28, 28) and dtype uint8, "
-            f"found {images.shape} and {images.dtype}"
-        )
+        found = f"{images.shape} and {images.dtype}"
+        raise InputError(f"{images_path}: expected glyphs of shape (G, 28, 28) and dtype uint8, found {found}")
     check_brightness(Path(images_path), [images])
     if labels.shape != (len(images),):
         raise InputError(f"{labels_path}: expected one label for each of {len(images)} glyphs, found {labels.shape}")

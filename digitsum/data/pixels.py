@@ -25,20 +25,14 @@ def as_float(images: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.
 
 
 def checked_images(images: Any, image_size: tuple[int, int], *, variable_width: bool = False) -> torch.Tensor:
-    """Somebody's images as a network takes them: `(N, H, W)`, uint8 in 0..255 or float32 in [0, 1].
+    """Somebody's tensor or array as a network takes it: `(N, H, W)`, uint8 in 0..255 or float32 in [0, 1].
 
-    Args:
-        images: a tensor or array of that shape; other whole numbers in 0..255 become uint8, other floats float32.
-        image_size: `(H, W)` that the network was trained on.
-        variable_width: whether it reads other widths than `W`.
+    Other whole numbers in 0..255 become uint8, other floats float32. `image_size` `(H, W)` is what the network was
+    trained on; with `variable_width` it reads other widths.
 
     Raises:
         InputError: another shape or type, float pixels outside of [0, 1] or not finite, whole ones outside of 0..255,
             or of no other value than 0 and 1, which are all but black.
-
-    Example:
-        >>> checked_images(torch.full((1, 2, 2), 0.5, dtype=torch.float64), (2, 2)).dtype
-        torch.float32
     """
     try:
         images = torch.as_tensor(images)
@@ -65,19 +59,14 @@ def checked_images(images: Any, image_size: tuple[int, int], *, variable_width: 
 
 
 def check_brightness(path: Path, arrays: Iterable[np.ndarray]) -> None:
-    """Refuse uint8 images `(n, H, W)` from `path` whose ink is 1, which would pass for black.
+    """Refuse uint8 images `(n, H, W)` from `path` whose brightest pixel is 1: they would pass for black.
 
     Images are read up to the first chunk with a brighter pixel.
-
-    Raises:
-        InputError: there is a 1 and nothing above it.
     """
+    chunks = (array[start : start + CHUNK] for array in arrays for start in range(0, len(array), CHUNK))
     brightest = 0
-    for array in arrays:
-        for start in range(0, len(array), CHUNK):
-            brightest = max(brightest, array[start : start + CHUNK].max())
-            if brightest > 1:
-                return
+    while brightest <= 1 and (chunk := next(chunks, None)) is not None:
+        brightest = max(brightest, chunk.max())
     if brightest == 1:
         raise InputError(
             f"{path}: expected uint8 pixels in 0..255, found only 0 and 1; multiply them by 255, or store them as float"

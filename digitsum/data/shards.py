@@ -20,21 +20,16 @@ _WILL_NEED = getattr(mmap, "MADV_WILLNEED", None)  # Windows has none
 
 
 class MemmapImages:
-    """Images in one or more memory-mapped arrays, gathered by their numbers.
+    """Images in one or more memory-mapped arrays, gathered by their numbers as uint8 or float32 (`dtype`).
 
     Args:
-        arrays: each `(n, H, W)`, all uint8 or all float, with the same `H` and `W`.
+        arrays: each `(n, *image_size)`, `image_size` being `(H, W)`, all uint8 or all float.
         names: of the arrays' files, for the fingerprint.
-
-    Attributes:
-        image_size: `(H, W)`.
-        dtype: of gathered images: uint8 or float32.
     """
 
     def __init__(self, arrays: Sequence[np.ndarray], names: Sequence[str] = ()) -> None:
         assert arrays
-        self._names = list(names)
-        self._arrays = list(arrays)
+        self._names, self._arrays = list(names), list(arrays)
         # every look into a memmap makes another memmap, which takes longer than to copy an image
         self._parts = [np.asarray(array) for array in arrays]
         self._starts = np.cumsum([0, *map(len, arrays)])
@@ -47,17 +42,16 @@ class MemmapImages:
     def fingerprint(self) -> str:
         """Hexadecimal digits that change with the arrays' names, shapes, dtypes, and some images spaced over each.
 
-        That is 64 images of each of up to 16 arrays, and fewer of more, because each is a place of its own on the disk.
+        They are 64 of each of up to 16 arrays, and fewer of more: each is a place of its own on the disk.
         """
         digest = hashlib.blake2b(repr(self._names).encode(), digest_size=16)
         samples = min(64, max(4, 1_024 // len(self._parts)))
         rows = [np.unique(np.linspace(0, len(part) - 1, samples).astype(np.int64)) for part in self._parts]
-        for number in (number for start, some in zip(self._starts, rows, strict=False) for number in start + some):
+        for number in np.concatenate([start + some for start, some in zip(self._starts, rows, strict=False)]):
             self.read_ahead(number, number + 1)  # all at once: in turn the disk takes twenty times as long
         for part, some in zip(self._parts, rows, strict=True):
             spaced = torch.from_numpy(part[some])
-            digest.update(repr((part.shape, spaced.dtype)).encode())
-            digest.update(spaced.numpy().tobytes())
+            digest.update(repr((part.shape, spaced.dtype)).encode() + spaced.numpy().tobytes())
         return digest.hexdigest()
 
     def gather(self, index: torch.Tensor) -> torch.Tensor:
@@ -87,17 +81,11 @@ class MemmapImages:
 
 @dataclass(frozen=True)
 class SumDataset:
-    """A split: which images of a folder belong to it, and their sums.
+    """A split: which images of a folder belong to it, and their sums."""
 
-    Attributes:
-        images: the folder's images.
-        sums: `(M,)` int64 for every image of the folder, or None where the sums are unknown.
-        index: `(N,)` int64, the numbers of the split's images in the folder.
-    """
-
-    images: MemmapImages
-    sums: torch.Tensor | None
-    index: torch.Tensor
+    images: MemmapImages  # the folder's
+    sums: torch.Tensor | None  # (M,) int64 for every image of the folder, where they are known
+    index: torch.Tensor  # (N,) int64, the numbers of the split's images in the folder
 
     def __len__(self) -> int:
         return len(self.index)
@@ -119,11 +107,8 @@ class SumDataset:
 def open_splits(root: Path, split_seed: int) -> dict[str, SumDataset]:
     """Open the user's folder of shards as `train`, `val` and `test`.
 
-    Either the folder has sub-folders of those three names, each with shards, or it has shards itself, which are split
-    80/10/10 at random by `split_seed`.
-
-    Raises:
-        InputError: see `open_shards`; or fewer than 10 images to split; or sub-folders whose image sizes differ.
+    Either it has sub-folders of these names, each with shards and images of one size, or shards itself, 10 images or
+    more, split 80/10/10 at random by `split_seed`. Anything else is an InputError; see `open_shards`.
     """
     if not is_folder(root):
         raise InputError(f"{root}: expected a folder of shards, found {'a file' if exists(root) else 'nothing'}")
@@ -160,12 +145,9 @@ def open_shards(folder: Path, *, need_sums: bool = True) -> SumDataset:
     Images are `(n, H, W)`, `(n, 1, H, W)` or `(n, H, W, 1)`, uint8, or float in [0, 1]; sums are `(n,)` or `(n, 1)`, of
     any integer or integral float type. Only the sums, and float images, are read to be checked.
 
-    Args:
-        folder: the folder.
-        need_sums: whether a folder without a single label file is a mistake.
-
     Raises:
-        InputError: the folder has no shards, a shard has no partner, or one of its arrays is not as above.
+        InputError: the folder has no shards, one of its arrays is not as above, or a shard has no partner; with
+            `need_sums=False` there may be no label file at all.
     """
     data, labels = _numbered(folder)
     if not data:
@@ -182,11 +164,7 @@ def open_shards(folder: Path, *, need_sums: bool = True) -> SumDataset:
 
 
 def open_array(path: Path) -> SumDataset:
-    """Open and check one `.npy` file of images, as of a shard, without sums.
-
-    Raises:
-        InputError: see `open_shards`.
-    """
+    """Open and check one `.npy` file of images, as of a shard, without sums; see `open_shards`."""
     return _open(path, [path], [])
 
 
@@ -223,11 +201,7 @@ def _open(where: Path, data: list[Path], labels: list[Path]) -> SumDataset:
 
 
 def read_images(path: Path) -> np.ndarray:
-    """Map the images of one `.npy` file: `(n, H, W)`, uint8, or float in [0, 1].
-
-    Raises:
-        InputError: no such file, or its shape, dtype or values are not those of images.
-    """
+    """Map the images of one `.npy` file: `(n, H, W)`, uint8, or float in [0, 1]; an InputError says what is wrong."""
     array: np.ndarray = read_npy(path)
     if array.ndim == 4 and 1 in (array.shape[1], array.shape[3]):
         array = array[:, 0] if array.shape[1] == 1 else array[..., 0]
@@ -247,11 +221,7 @@ def read_images(path: Path) -> np.ndarray:
 
 
 def read_sums(path: Path) -> np.ndarray:
-    """Read the sums of one `.npy` file as `(n,)` int64.
-
-    Raises:
-        InputError: no such file, or it does not hold whole numbers of 0 or more.
-    """
+    """Read the sums of one `.npy` file as `(n,)` int64; an InputError says where one is no whole number from 0."""
     array = np.asarray(read_npy(path))
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]

@@ -5,7 +5,6 @@ import numpy as np
 from digitsum.data.batches import Batch
 from digitsum.models.base import Prediction, interval_of, mean_of, median_of, probability_of
 
-_INTERVAL = 0.9
 _RELIABILITY_BINS = 15
 _COVERAGES = (90, 95, 98, 99)  # percent
 
@@ -25,7 +24,7 @@ class Calibration:
         """Add a batch of images with sums and the predictions for it, which have distributions."""
         assert prediction.probs is not None
         sums, probs = batch["sums"].cpu(), prediction.probs.cpu().double()
-        low, high = interval_of(probs, _INTERVAL)
+        low, high = interval_of(probs)
         estimate = prediction.estimate.cpu()
         for name, values in {
             "nll": -probability_of(probs, sums).clamp_min(1e-38).log(),
@@ -45,9 +44,9 @@ class Calibration:
         Returns:
             `nll` (mean of -log P(true sum), nats, of one image 87 at most), `interval_coverage` of the central 90 %
             interval and its mean `interval_width` (sums in it), `mae_median` and `mse_mean` (of the point estimates
-            that are best for them), `exact` of the most probable sum, `calibration_error` (see `reliability`: mean
-            distance of confidence and accuracy, weighted by images), and `exact_at_coverage_90`, `_95`, `_98`, `_99`
-            (of that share of the images, those with the highest confidence).
+            that are best for them), `exact` of the most probable sum, `calibration_error` (mean distance of confidence
+            and accuracy in the bins of `reliability`, weighted by images), and `exact_at_coverage_90`, `_95`, `_98`,
+            `_99` (of that share of the images, those with the highest confidence).
         """
         confidence, accuracy, images = self.reliability()
         coverage, exact = self.selective()

@@ -1,50 +1,25 @@
 """A pass of a trained model over images: its metrics beside the mean baseline's, and what a figure needs."""
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.utilities import move_data_to_device
-from matplotlib.figure import Figure
 from torchmetrics.utilities.distributed import gather_all_tensors
 from tqdm import tqdm
 
 from digitsum.data.batches import Batch, Batches
 from digitsum.data.pictures import PictureBatches
-from digitsum.figures import predictions_figure, sequences_figure
+from digitsum.figures import Example as Example
+from digitsum.figures import examples_figure as examples_figure
 from digitsum.metrics import sum_metrics
 from digitsum.models.base import Prediction
 from digitsum.models.module import SumModule
 
 MAX_POINTS = 30_000
 """The most points that a scatter plot shows."""
-
-
-@dataclass(frozen=True)
-class Example:
-    """One image with all that is shown beside it.
-
-    Attributes:
-        name: of the image.
-        image: `(H, W)` uint8 or float in [0, 1].
-        pred: the predicted sum.
-        target: the true sum, if it is known.
-        probs: `(S,)` the probability of each sum, or None.
-        digits: the predicted ones, if the network predicts digits.
-        positions: how far to the right the middle of each digit is, in pixels.
-    """
-
-    name: str
-    image: np.ndarray
-    pred: float
-    target: int | None = None
-    probs: np.ndarray | None = None
-    digits: tuple[int, ...] = ()
-    positions: tuple[float, ...] = ()
 
 
 def example_from_batch(batch: Batch, prediction: Prediction, row: int, part: str = "") -> Example:
@@ -67,29 +42,10 @@ def example_from_batch(batch: Batch, prediction: Prediction, row: int, part: str
     )
 
 
-def examples_figure(images: Sequence[Example], title: str, *, named: bool = True) -> Figure:
-    """Images with their predictions, and with the digits and the distribution of the sum where the network has them."""
-    width = max(one.image.shape[1] for one in images)  # batches of pictures differ
-    pixels = np.stack([np.pad(one.image, ((0, 0), (0, width - one.image.shape[1]))) for one in images])
-    known = [one.target for one in images if one.target is not None]
-    target = np.array(known) if len(known) == len(images) else None
-    names = [one.name for one in images] if named else None
-    if all(one.probs is not None for one in images):
-        probs = np.stack([one.probs for one in images])  # type: ignore[misc]
-        digits, positions = [one.digits for one in images], [one.positions for one in images]
-        return sequences_figure(pixels, probs, digits, positions, target, title, names)
-    return predictions_figure(pixels, np.array([one.pred for one in images]), target, title, names)
-
-
 class Evaluation:
-    """Results of one pass, gathered batch by batch in bounded memory.
+    """Results of one pass, gathered batch by batch in bounded memory: `count` images so far.
 
-    Args:
-        train_mean: the mean baseline.
-        num_worst: how many of the largest errors to keep with their images.
-
-    Attributes:
-        count: images seen.
+    `train_mean` is the mean baseline; the `num_worst` largest errors are kept with their images.
     """
 
     def __init__(self, train_mean: float, num_worst: int = 0) -> None:
@@ -157,12 +113,8 @@ def predict(
     Each listener is called with `(batch, prediction)`. Nothing is collected here, so memory does not grow with the
     number of images. It is a loop of its own because `trainer.predict` calls all the callbacks of a training again.
 
-    Args:
-        trainer: says on which device and in which precision.
-        module: left on the device, in evaluation mode.
-        batches: of images; of several processes, this one's part.
-        listeners: called in turn.
-        title: of the progress bar, if the trainer has one.
+    `trainer` says on which device, where `module` is left, in which precision, and whether with a progress bar. Of
+    several processes, `batches` are this one's part.
     """
     device, precision = trainer.strategy.root_device, trainer.precision_plugin
     precision.convert_module(module).to(device).eval()
@@ -184,10 +136,7 @@ def predict(
 
 
 def gather_across_ranks(*parts: torch.Tensor) -> list[torch.Tensor]:
-    """Each tensor `(B, ...)` together with those of the other processes, in their order; to be called in all of them.
-
-    The parts may differ in length. A process that is alone gets its own.
-    """
+    """Each tensor `(B, ...)` and those of the other processes, of any length, in their order; to be called in all."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return list(parts)
     return [torch.cat(gather_all_tensors(part)) for part in parts]

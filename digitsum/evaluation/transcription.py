@@ -18,16 +18,11 @@ _NEAR = 8  # pixels
 
 
 def find_truth(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """Read what was drawn on each canvas of a split, from `truth0.npz`, ..., for evaluation only.
-
-    Nothing that trains or selects a model comes here: `digitsum.evaluation.predict` alone does.
+    """Read what was drawn on each canvas of a split, from `truth0.npz`, ...; nothing that trains or selects calls this.
 
     Returns:
         `(M, D)` int8 digits from left to right, then -1, and `(M, D)` int16 left edges of their tiles in pixels; None
-        where there is no folder with such files.
-
-    Raises:
-        InputError: a damaged file.
+        where there is no folder with such files. A damaged one is an InputError.
     """
     if not is_folder(folder):
         return None
@@ -39,14 +34,13 @@ def find_truth(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
             with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
                 if sum(entry.file_size for entry in file.zip.infolist()) > _MAX_BYTES:
                     raise ValueError("its arrays are too large")
-                digits.append(file["digits"])
-                left.append(file["left"])
-            if digits[-1].ndim != 2 or digits[-1].shape != left[-1].shape:
-                raise ValueError("its arrays do not fit one another")
-            if {digits[-1].dtype.kind, left[-1].dtype.kind} != {"i"}:
+                drawn, edges = file["digits"], file["left"]
+            if drawn.ndim != 2 or drawn.shape != edges.shape or drawn.shape[1] > _MAX_DIGITS:
+                raise ValueError(f"its arrays have the shapes {drawn.shape} and {edges.shape}")
+            if {drawn.dtype.kind, edges.dtype.kind} != {"i"}:
                 raise ValueError("its arrays are not of whole numbers")
-            if digits[-1].shape[1] > _MAX_DIGITS:
-                raise ValueError("it has too many digits")
+            digits.append(drawn)
+            left.append(edges)
         except Exception as error:  # a damaged file raises whatever the parsers stumbled over
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise InputError(
@@ -59,16 +53,10 @@ def find_truth(folder: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 class TranscriptionAccuracy:
-    """Digit sequences against the truth, added up batch by batch.
-
-    Args:
-        digits: `(M, D)`, see `find_truth`.
-        left: `(M, D)`, see `find_truth`.
-    """
+    """Digit sequences against the truth that `find_truth` returns, added up batch by batch."""
 
     def __init__(self, digits: np.ndarray, left: np.ndarray) -> None:
-        self._digits = digits
-        self._left = left
+        self._digits, self._left = digits, left
         self._errors = CharErrorRate()
         self._sequences = self._right = self._right_but_zeros = self._positions = self._near = 0
         self._offsets = 0.0
@@ -93,11 +81,11 @@ class TranscriptionAccuracy:
         """How well the digits were transcribed.
 
         Returns:
-            `sequences` (share of images whose digits are all right, none missing or too many), `sequences_but_zeros`
-            (the same without the zeros: sums tell nothing of them where the number of digits is unknown),
-            `char_error_rate` (digits to substitute, insert and delete, over the number of true digits), and of the
-            images whose digits are all right `positions` (share of digits within 8 pixels of the middle of the tile)
-            and `position_offset` (mean of predicted minus true position, pixels), both 0 where there is none.
+            `sequences` (share of images whose digits are all right), `sequences_but_zeros` (the same without the zeros:
+            sums tell nothing of them where the number of digits is unknown), `char_error_rate` (digits to substitute,
+            insert and delete, over the number of true digits), and of the images whose digits are all right `positions`
+            (share of digits within 8 pixels of the middle of the tile) and `position_offset` (mean of predicted minus
+            true position, pixels), both 0 where there is none.
         """
         sequences, positions = max(1, self._sequences), max(1, self._positions)
         return {

@@ -3,47 +3,33 @@
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
+from torch import nn
+
+from digitsum.errors import InputError
 
 
 @dataclass(frozen=True)
 class DigitSequence:
-    """The digits on `N` images, from left to right.
+    """The digits on `N` images, from left to right."""
 
-    Attributes:
-        digits: `(N, D)` int64, -1 behind an image's last digit.
-        positions: `(N, D)` float32, how far to the right the middle of each digit is, in pixels; NaN where none is.
-    """
-
-    digits: torch.Tensor
-    positions: torch.Tensor
+    digits: torch.Tensor  # (N, D) int64, -1 behind an image's last digit
+    positions: torch.Tensor  # (N, D) float32, how far to the right the middle of each is, in pixels; NaN where none is
 
     def texts(self) -> list[str]:
-        """Each image's digits as a string.
-
-        Example:
-            >>> DigitSequence(torch.tensor([[4, 0, 7], [1, -1, -1]]), torch.zeros(2, 3)).texts()
-            ['407', '1']
-        """
+        """Each image's digits as a string, `407` say."""
         return ["".join(str(digit) for digit in row if digit >= 0) for row in self.digits.tolist()]
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answers to `N` images.
+    """The answers to `N` images; a network that does not predict digits has an estimate alone."""
 
-    Attributes:
-        estimate: `(N,)` float, the best single answer; the most probable sum where there is a distribution.
-        probs: `(N, S)` float32, the probability of each sum from 0 on, adding up to 1; None from a network that does
-            not predict digits.
-        read: reads the digits given the estimate, when they are asked for; None where `probs` is.
-    """
-
-    estimate: torch.Tensor
-    probs: torch.Tensor | None = None
-    read: Callable[[], DigitSequence] | None = None
+    estimate: torch.Tensor  # (N,) float, the best single answer; the most probable sum where there is a distribution
+    probs: torch.Tensor | None = None  # (N, S) float32, the probability of each sum from 0 on, adding up to 1
+    read: Callable[[], DigitSequence] | None = None  # reads the digits given the estimate, when they are asked for
 
     @functools.cached_property
     def sequence(self) -> DigitSequence:
@@ -54,43 +40,39 @@ class Prediction:
 
 @dataclass
 class NetworkSettings:
-    """What a network is made from besides the size of the images: its own are a subclass of plain values with defaults.
+    """What a network is made from besides the size of the images: a subclass has plain values with defaults.
 
-    Values out of range are refused when it is made, by `__post_init__`.
+    Its `__post_init__` refuses values out of range.
     """
 
     def check_num_digits(self, fewest: int, most: int) -> None:
-        """Refuse training images that have `fewest` to `most` digits each. Most networks take any.
-
-        Raises:
-            InputError: the settings contradict these numbers.
-        """
+        """Refuse, with an InputError, training images of `fewest` to `most` digits. Most networks take any."""
 
 
-class Network(Protocol):
-    """What a network offers; `digitsum.models.module` asks for no more.
+class Network(nn.Module):
+    """What a network, made from `(image_size, settings)`, offers to `digitsum.models.module`.
 
-    It is a `torch.nn.Module` made from `(image_size, settings)`.
-
-    Attributes:
-        variable_width: whether it reads images that are wider or narrower than those that it was made for.
-        predicts_digits: whether its answers have the distribution of the sum and the digits.
+    One that answers with one number, its output `(N,)`, has `forward` and `loss` of its own and nothing else.
     """
 
-    variable_width: bool
-    predicts_digits: bool
+    variable_width = False  # whether it reads images that are wider or narrower than those that it was made for
+    predicts_digits = False  # whether its answers have the distribution of the sum and the digits
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images `(N, H, W)`, uint8 in 0..255 or float in [0, 1], to an output whose first axis is `N`."""
+        raise NotImplementedError
 
     def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
         """The training loss of an output against sums `(N,)` int64, a scalar."""
+        raise NotImplementedError
 
     def estimate(self, output: torch.Tensor) -> torch.Tensor:
         """The best single answer in an output, `(N,)` float; in training mode a quick one will do."""
+        return output
 
     def predict(self, output: torch.Tensor) -> Prediction:
         """All that an output says."""
+        return Prediction(self.estimate(output))
 
     def set_decoding(self, **options: Any) -> None:
         """From now on answer otherwise than the network was trained to, as far as it can.
@@ -102,50 +84,32 @@ class Network(Protocol):
         Raises:
             InputError: the network has no such option, or its value is out of range.
         """
+        for name in options:
+            raise InputError(f"{name}: this model has no such choice; leave it out")
 
 
 def probability_of(probs: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-    """The probability `(N,)` that `probs` `(N, S)` gives to each sum `(N,)`; 0 for a sum of `S` or more.
-
-    Example:
-        >>> probability_of(torch.tensor([[0.25, 0.75], [0.5, 0.5]]), torch.tensor([1, 7]))
-        tensor([0.7500, 0.0000])
-    """
+    """The probability `(N,)` that `probs` `(N, S)` gives to each sum `(N,)`; 0 for a sum of `S` or more."""
     sums = sums.long()
     inside = sums < probs.shape[1]
     return probs.gather(1, torch.where(inside, sums, 0)[:, None]).squeeze(1) * inside
 
 
 def median_of(probs: torch.Tensor) -> torch.Tensor:
-    """The sums `(N,)` int64, on the CPU, that minimise the expected absolute error under `probs` `(N, S)`.
-
-    Example:
-        >>> median_of(torch.tensor([[0.4, 0.0, 0.3, 0.3]]))
-        tensor([2])
-    """
+    """The sums `(N,)` int64, on the CPU, that minimise the expected absolute error under `probs` `(N, S)`."""
     return _quantile(probs, 0.5)
 
 
 def mean_of(probs: torch.Tensor) -> torch.Tensor:
-    """The numbers `(N,)` float that minimise the expected squared error under `probs` `(N, S)`.
-
-    Example:
-        >>> mean_of(torch.tensor([[0.5, 0.0, 0.5]]))
-        tensor([1.])
-    """
+    """The numbers `(N,)` float that minimise the expected squared error under `probs` `(N, S)`."""
     return (probs * torch.arange(probs.shape[1], device=probs.device)).sum(1)
 
 
 def interval_of(probs: torch.Tensor, mass: float = 0.9) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ends `(N,)` int64, on the CPU, of the central interval.
+    """The first and the last sum of the central interval, each `(N,)` int64, on the CPU.
 
-    They are the sums at `(1 - mass) / 2` and `(1 + mass) / 2` of `probs` `(N, S)`.
-
-    Both ends belong to it. It holds at least `mass`; a sure model's interval is one sum, which holds nearly all.
-
-    Example:
-        >>> interval_of(torch.tensor([[0.02, 0.08, 0.8, 0.1]]))
-        (tensor([1]), tensor([3]))
+    They are the sums at `(1 - mass) / 2` and `(1 + mass) / 2` of `probs` `(N, S)`. The interval holds at least `mass`;
+    a sure model's is one sum, which holds nearly all.
     """
     return _quantile(probs, (1 - mass) / 2), _quantile(probs, (1 + mass) / 2)
 

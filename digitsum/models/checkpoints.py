@@ -27,10 +27,8 @@ _RENAMED = {"digit_cost": "length_penalty"}
 def load_model(path: str | Path) -> SumModule:
     """Load a trained model, in evaluation mode on the CPU, from its checkpoint and nothing else.
 
-    Call it with images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; it answers with the sums `(N,)`.
-
-    Raises:
-        InputError: see `read_checkpoint`; or hyperparameters or weights that do not fit the network.
+    Called with images `(N, H, W)`, uint8 in 0..255 or float in [0, 1], it answers with the sums `(N,)`. An InputError
+    refuses what `read_checkpoint` does, and hyperparameters or weights that do not fit the network.
     """
     _survive_forks()
     return model_of(read_checkpoint(Path(path)), Path(path))
@@ -71,11 +69,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def model_of(checkpoint: dict[str, Any], path: Path) -> SumModule:
     """Build the model that `read_checkpoint` returned; `path` is named in errors."""
     try:
-        state_dict, arguments = checkpoint["state_dict"], _arguments(**checkpoint["hyper_parameters"])
+        state_dict, hparams = checkpoint["state_dict"], checkpoint["hyper_parameters"]
         _require_numbers(state_dict)
         with torch.device("meta"):  # takes no memory, however large a network the hyperparameters claim
-            SumModule(**arguments).load_state_dict(state_dict, assign=True)
-        module = SumModule(**arguments)
+            _fresh_module(**hparams).load_state_dict(state_dict, assign=True)
+        module = _fresh_module(**hparams)
         module.load_state_dict(state_dict)
     except Exception as error:  # hyperparameters and weights may be any plain values
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -83,26 +81,16 @@ def model_of(checkpoint: dict[str, Any], path: Path) -> SumModule:
     return module.eval()
 
 
-def _arguments(network: str, image_size: Any, options: Any, optimizer: Any, train_mean: Any) -> dict[str, Any]:
-    """The arguments of a `SumModule` from the plain values that a checkpoint holds, its `hparams`."""
+def _fresh_module(network: str, image_size: Any, options: Any, optimizer: Any, train_mean: Any) -> SumModule:
+    """A module made from `hparams` as a checkpoint holds them."""
     if not math.isfinite(train_mean):
         raise InputError("expected a finite number as train_mean")
-    options = {_RENAMED.get(name, name): value for name, value in options.items()}
-    return {
-        "network": network,
-        "image_size": image_size,
-        "settings": network_settings(network, options),
-        "optimizer": OptimizerSettings(**optimizer),
-        "train_mean": train_mean,
-    }
+    settings = network_settings(network, {_RENAMED.get(name, name): value for name, value in options.items()})
+    return SumModule(network, image_size, settings, OptimizerSettings(**optimizer), train_mean)
 
 
 def save_safetensors(module: SumModule, path: Path) -> None:
-    """Write a model's weights and hyperparameters as safetensors, which `load_model` and `read_checkpoint` read.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Write a model's weights and hyperparameters as safetensors, which `load_model` and `read_checkpoint` read."""
     weights = {name: value.contiguous() for name, value in module.state_dict().items()}
     content = safetensors.torch.save(weights, {"hyper_parameters": json.dumps(dict(module.hparams))})
     with written_whole(path) as file:
@@ -113,11 +101,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """Lightning's way of writing checkpoints, but whole or not at all (see `digitsum.files.written_whole`)."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write `checkpoint` to the file `path`.
-
-        Raises:
-            InputError: it cannot be written; an older file there is as it was.
-        """
+        """Write `checkpoint` to the file `path`; where it cannot be written, an older one there is as it was."""
         with written_whole(Path(path)) as file:
             torch.save(checkpoint, file)
 

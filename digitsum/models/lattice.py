@@ -23,20 +23,13 @@ class Lattice:
     """States `(c, s)` in a row, one layer for each number of digits, or a single one where they are not counted.
 
     The last place is no state: whatever leads out of the lattice leads there, and nothing comes from it.
-
-    Attributes:
-        offsets: where each layer begins.
-        predecessors: `(N or 1, 11, P)` int64, from which place a class leads to each place; blank stays where it is.
-        successors: `(N or 1, 11, P)` int64, to which place a class leads from each place.
-        initial: `(N or 1, P)` bool, the place without digits.
-        final: `(N or 1, P)` bool, the places that are asked for.
     """
 
-    offsets: list[int]
-    predecessors: torch.Tensor
-    successors: torch.Tensor
-    initial: torch.Tensor
-    final: torch.Tensor
+    offsets: list[int]  # where each layer begins
+    predecessors: torch.Tensor  # (N or 1, 11, P) int64, from which place a class leads to each; blank stays where it is
+    successors: torch.Tensor  # (N or 1, 11, P) int64, to which place a class leads from each
+    initial: torch.Tensor  # (N or 1, P) bool, the place without digits
+    final: torch.Tensor  # (N or 1, P) bool, the places that are asked for
 
     def start(self, log_probs: torch.Tensor) -> torch.Tensor:
         """`(N, 11, P)` probabilities: nothing read yet, as after a blank."""
@@ -59,11 +52,8 @@ def reachable_states(sums: torch.Tensor, counts: Counts, num_frames: int) -> Lat
 def all_states(num_frames: int, counts: Counts, device: torch.device) -> Lattice:
     """All states that `num_frames` can reach."""
     nothing = torch.zeros(1, dtype=torch.int64, device=device)
-    if counts.max is None:
-        return _lattice(nothing[:, None], [9 * num_frames + 1], nothing, counts)
-    max_digits = min(counts.max, num_frames)
-    base = torch.zeros((1, max_digits + 1), dtype=torch.int64, device=device)
-    return _lattice(base, [9 * c + 1 for c in range(max_digits + 1)], nothing, counts)
+    layers = range(num_frames, num_frames + 1) if counts.max is None else range(min(counts.max, num_frames) + 1)
+    return _lattice(nothing.expand(1, len(layers)), [9 * digits + 1 for digits in layers], nothing, counts)
 
 
 def _lattice(base: torch.Tensor, widths: list[int], sums: torch.Tensor, counts: Counts) -> Lattice:

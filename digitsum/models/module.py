@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 
 from digitsum.data.batches import Batch
 from digitsum.data.pixels import checked_images
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 from digitsum.metrics import StageMetrics
 from digitsum.models.base import NetworkSettings, Prediction
 from digitsum.models.registry import NETWORKS, network_settings
@@ -18,43 +18,24 @@ SCHEDULES = ("constant", "one_cycle", "cosine")
 
 @dataclass
 class OptimizerSettings:
-    """Adam and its schedule; the defaults are Keras's, which the reference leaves untouched.
+    """Adam and its schedule; the defaults are Keras's, which the reference leaves untouched."""
 
-    Attributes:
-        lr: learning rate; the highest one where a schedule changes it.
-        beta1: decay of the running mean of the gradient.
-        beta2: decay of the running mean of its square.
-        epsilon: added to the root of that square.
-        weight_decay: decoupled, as in AdamW; 0 is Adam.
-        schedule: of the learning rate over the whole run: `constant`, `one_cycle` (up, then down to nothing) or
-            `cosine` (down to nothing).
-        warmup: share of the run over which `one_cycle` goes up.
-
-    Raises:
-        InputError: a value out of range.
-    """
-
-    lr: float = 1e-3
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-7
-    weight_decay: float = 0.0
-    schedule: str = "constant"
-    warmup: float = 0.3
+    lr: float = 1e-3  # the highest learning rate where a schedule changes it
+    beta1: float = 0.9  # decay of the running mean of the gradient
+    beta2: float = 0.999  # decay of the running mean of its square
+    epsilon: float = 1e-7  # added to the root of that square
+    weight_decay: float = 0.0  # decoupled, as in AdamW; 0 is Adam
+    schedule: str = "constant"  # over the whole run, or `one_cycle`: up, then down to nothing; or `cosine`: down to it
+    warmup: float = 0.3  # share of the run over which `one_cycle` goes up
 
     def __post_init__(self) -> None:
-        if not 0 < self.lr < float("inf"):
-            raise InputError(f"model.lr: expected a positive number, got {self.lr}")
+        check("model.lr", self.lr, 0 < self.lr < float("inf"), "a positive number")
         for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"model.{name}: expected a number in [0, 1), got {getattr(self, name)}")
+            check(f"model.{name}", getattr(self, name), 0 <= getattr(self, name) < 1, "a number in [0, 1)")
         for name in ("epsilon", "weight_decay"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise InputError(f"model.{name}: expected 0 or more, got {getattr(self, name)}")
-        if not 0 < self.warmup < 1:
-            raise InputError(f"model.warmup: expected a share in (0, 1), got {self.warmup}")
-        if self.schedule not in SCHEDULES:
-            raise InputError(f"model.schedule: expected one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+            check(f"model.{name}", getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more")
+        check("model.warmup", self.warmup, 0 < self.warmup < 1, "a share in (0, 1)")
+        check("model.schedule", self.schedule, self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
 
 
 class SumModule(L.LightningModule):
@@ -64,17 +45,11 @@ class SumModule(L.LightningModule):
     metrics for whatever monitors one.
 
     Args:
-        network: short name of the network, a key of `digitsum.models.registry.NETWORKS`.
+        network: a key of `digitsum.models.registry.NETWORKS`.
         image_size: `(H, W)` of the images.
         settings: the network's own.
-        optimizer: those of the optimiser.
+        optimizer: the optimiser's.
         train_mean: the mean of the training sums: the mean baseline that stands beside every figure.
-
-    Attributes:
-        epoch_metrics: by name, of the epoch's last validation and, once it has ended, of its training.
-
-    Raises:
-        InputError: images of a size that the network refuses.
     """
 
     def __init__(
@@ -105,19 +80,13 @@ class SumModule(L.LightningModule):
         self.last_loss: torch.Tensor | None = None
         self.train_metrics = StageMetrics("train")
         self.val_metrics = StageMetrics("val")
-        self.epoch_metrics: dict[str, float] = {}
+        self.epoch_metrics: dict[str, float] = {}  # of the last validation and, once the epoch has ended, its training
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Read sums off images.
-
-        Args:
-            images: `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; see `digitsum.data.pixels.checked_images`.
-
-        Returns:
-            `(N,)` float, the best single estimates, as real numbers.
+        """Read sums `(N,)`, the best single estimates as real numbers, off images `(N, H, W)`.
 
         Raises:
-            InputError: they are not the images that the network was made for.
+            InputError: they are not those that the network was made for; see `digitsum.data.pixels.checked_images`.
         """
         images = checked_images(images, self.image_size, variable_width=self.net.variable_width)
         return self.net.estimate(self.net(images.to(self.device)))
@@ -129,17 +98,14 @@ class SumModule(L.LightningModule):
         return self.net.predict(self.net(images))
 
     def on_fit_start(self) -> None:
-        """Let each process draw its own dropout: until now their seeds were equal, so that their weights are.
-
-        Metric states are fresh: those that an earlier `trainer.validate` left cannot be updated outside of it.
-        """
+        """Let each process draw its own dropout: until now their seeds were equal, so that their weights are."""
         for stage_metrics in (self.train_metrics, self.val_metrics):
-            stage_metrics.reset()
+            stage_metrics.reset()  # the states that an earlier `trainer.validate` left cannot be updated outside of it
         if self.global_rank:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> torch.Tensor:
-        """One batch: loss and metrics as they are while learning, with dropout on."""
+        """One batch: its loss, and its metrics as they are while learning."""
         if len(batch["sums"]):
             output = self.net(batch["images"])
             loss = self.net.loss(output, batch["sums"])
@@ -186,11 +152,9 @@ class SumModule(L.LightningModule):
         )
         if settings.schedule == "constant":
             return optimizer
-        if self.trainer.estimated_stepping_batches == float("inf"):
-            raise InputError(
-                f"trainer.max_epochs: model.schedule={settings.schedule} needs an end, got {self.trainer.max_epochs}"
-            )
-        steps = int(self.trainer.estimated_stepping_batches)
+        steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs
+        if not isinstance(steps, int):  # infinite
+            raise InputError(f"trainer.max_epochs: model.schedule={settings.schedule} needs an end, got {epochs}")
         scheduler: torch.optim.lr_scheduler.LRScheduler
         if settings.schedule == "one_cycle":
             # a rise of exactly one step makes torch divide by zero
@@ -218,12 +182,11 @@ class SumModule(L.LightningModule):
         """Stop, all processes at once, at a loss that is no number."""
         if not self.may_sync_device(batch_idx):
             return
-        trainer = self.trainer
-        total = trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum")
+        total = self.trainer.strategy.reduce(loss.detach().clone(), reduce_op="sum")
         if not torch.isfinite(total):
             raise InputError(
-                f"the loss is {total.item()} at step {trainer.global_step} (epoch {trainer.current_epoch + 1}); the "
-                "last good checkpoint, if an epoch was finished, is checkpoints/last.ckpt; likely causes: model.lr too "
+                f"the loss is {total.item()} at step {self.global_step} (epoch {self.current_epoch + 1}); the last "
+                "good checkpoint, if an epoch was finished, is checkpoints/last.ckpt; likely causes: model.lr too "
                 "high, half precision, damaged images, or sums that model.num_digits rules out; try a lower model.lr "
                 "or trainer.gradient_clip_val=1"
             )

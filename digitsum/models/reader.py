@@ -1,7 +1,6 @@
 """The reader: a small convolutional trunk that reads digits from left to right, supervised by their sum only."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from digitsum.data.canvases import number_range
 from digitsum.data.pixels import as_float
-from digitsum.errors import InputError
-from digitsum.models.base import DigitSequence, NetworkSettings, Prediction
+from digitsum.errors import InputError, check
+from digitsum.models.base import DigitSequence, Network, NetworkSettings, Prediction
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
 from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood
 
@@ -28,32 +28,20 @@ _SHIFTS = ((0, 0), (4, 2), (2, 5), (6, 1), (4, 4), (1, 3))
 
 @dataclass
 class ReaderSettings(NetworkSettings):
-    """The network's numbers, and what supervises it besides the sums.
+    """The network's numbers, and what supervises it besides the sums."""
 
-    Attributes:
-        num_digits: how many digits an image holds: a number, a range `[min, max]`, or None for unknown.
-        width: channels of the first convolution; the others have 2, 3 and 5 times as many.
-        dropout: share of the trunk's channels dropped before the classes.
-        length_penalty: subtracted in training from the log-probability of a reading for each of its digits, in nats:
-            where their number is unknown, a 5 is else as well read as a 4 and a 1.
-
-    Raises:
-        InputError: a value out of range.
-    """
-
-    num_digits: Any = 4  # an int, a list of two, or None; OmegaConf has no such union
-    width: int = 32
-    dropout: float = 0.0
+    num_digits: Any = 4  # on an image: an int, a range [min, max], or None for unknown; OmegaConf has no such union
+    width: int = 32  # channels of the first convolution; the others have 2, 3 and 5 times as many
+    dropout: float = 0.0  # share of the trunk's channels dropped before the classes
+    # subtracted in training from the log-probability of a reading for each of its digits, in nats: where their number
+    # is unknown, a 5 is else as well read as a 4 and a 1
     length_penalty: float = 0.0
 
     def __post_init__(self) -> None:
         counts_of(self.num_digits)
-        if self.width < 1:
-            raise InputError(f"model.width: expected 1 or more channels, got {self.width}")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"model.dropout: expected a share in [0, 1), got {self.dropout}")
-        if not 0 <= self.length_penalty <= 20:
-            raise InputError(f"model.length_penalty: expected 0 to 20 nats, got {self.length_penalty}")
+        check("model.width", self.width, self.width >= 1, "1 or more channels")
+        check("model.dropout", self.dropout, 0 <= self.dropout < 1, "a share in [0, 1)")
+        check("model.length_penalty", self.length_penalty, 0 <= self.length_penalty <= 20, "0 to 20 nats")
 
     def check_num_digits(self, fewest: int, most: int) -> None:
         """Refuse images with fewer or more digits than `num_digits` says."""
@@ -67,33 +55,17 @@ class ReaderSettings(NetworkSettings):
 
 
 def counts_of(num_digits: Any, name: str = "model.num_digits") -> Counts:
-    """The numbers of digits that `num_digits` allows: an int, a range `[min, max]`, or None for any number.
-
-    `name` is what errors call it.
-
-    Raises:
-        InputError: none of these, or fewer than one digit.
-    """
-    if num_digits is None:
-        return Counts(0, None)
-    ends = [num_digits, num_digits] if type(num_digits) is int else num_digits
-    if isinstance(ends, Sequence) and len(ends) == 2 and all(type(end) is int for end in ends):
-        low, high = ends
-        if 1 <= low <= high:
-            return Counts(low, high)
-    raise InputError(f"{name}: expected a whole number from 1, a range [min, max], or null, got {num_digits!r}")
+    """The numbers of digits that `num_digits` allows; an InputError calls them `name` (see `number_range`)."""
+    return Counts(0, None) if num_digits is None else Counts(*number_range(num_digits, name, ", or null"))
 
 
-class Reader(nn.Module):
+class Reader(Network):
     """Four convolutions to a row of frames, one for each 8 pixels, each with a distribution over classes.
 
     Conv 5x5 stride 2, conv 3x3, pool, conv 3x3, pool, conv 3x3, the largest value over the height, linear; batch norm
     and ReLU after each convolution or pool. A frame sees 39 pixels of the width, so that a digit is read alike
-    wherever it is, and images may have any width. With the defaults there are 215,243 parameters.
-
-    Args:
-        image_size: `(H, W)` of the images; `W` is that of the training images only.
-        settings: the network's numbers.
+    wherever it is, and images may have any width; that in `image_size` `(H, W)` is the training images'. With the
+    defaults there are 215,243 parameters.
 
     Raises:
         InputError: images too small or too large.
@@ -111,14 +83,12 @@ class Reader(nn.Module):
             raise InputError(f"expected images of whole pixels, at most {_MAX_PIXELS:,}, got {image_size}")
         if min(image_size) < STRIDE:
             raise InputError(f"images of {image_size[0]}x{image_size[1]} are too small, expected {STRIDE} or more")
-        first, second, third, fourth = (self.settings.width * times for times in (1, 2, 3, 5))
+        first, second, third, fourth = channels = [self.settings.width * times for times in (1, 2, 3, 5)]
         self.conv1 = nn.Conv2d(1, first, 5, stride=2, padding=2, bias=False)
         self.conv2 = nn.Conv2d(first, second, 3, padding=1, bias=False)
         self.conv3 = nn.Conv2d(second, third, 3, padding=1, bias=False)
         self.conv4 = nn.Conv2d(third, fourth, 3, padding=1, bias=False)
-        self.norm1, self.norm2, self.norm3, self.norm4 = (
-            nn.BatchNorm2d(channels) for channels in (first, second, third, fourth)
-        )
+        self.norm1, self.norm2, self.norm3, self.norm4 = map(nn.BatchNorm2d, channels)
         self.dropout = nn.Dropout1d(self.settings.dropout)
         self.symbols = nn.Linear(fourth, NUM_CLASSES)  # its name is that of its weights in checkpoints
         # Where blank begins as rare as each digit, the network learns to spread digits over all frames, which explains
@@ -128,10 +98,7 @@ class Reader(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Classify the frames of images.
-
-        Args:
-            images: `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; blank pixels fill the width up to a multiple of 8.
+        """Classify the frames of images `(N, H, W)`, whose width blank pixels fill up to a multiple of 8.
 
         Returns:
             `(N, V, T, 11)` float32, for each of `V` shifted copies (`tta`; one in training) and each frame the
@@ -151,11 +118,9 @@ class Reader(nn.Module):
     def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
         """The mean over images of -log P(the sum, and a possible number of digits), in nats; P is the copies' mean.
 
-        With a `length_penalty` the paths of P are penalised for each digit, so that it is no probability any more.
-
-        Raises:
-            InputError: a sum that no possible number of digits has; in training elsewhere than on a CPU, where a look
-                is expensive, the loss is then infinite.
+        With a `length_penalty` the paths of P are penalised for each digit, so that it is no probability any more. An
+        InputError refuses a sum that no possible number of digits has; in training elsewhere than on a CPU, where a
+        look is expensive, the loss is then infinite.
         """
         num_copies, num_frames = output.shape[1:3]
         logs = log_likelihood(
@@ -195,24 +160,15 @@ class Reader(nn.Module):
         return Prediction(estimate.float(), probs, read)
 
     def set_decoding(self, **options: Any) -> None:
-        """From now on answer otherwise than the network was trained to.
-
-        Args:
-            options: `num_digits`, see `ReaderSettings`; `tta`, over how many shifted copies of an image the
-                distribution is averaged, 1 to 6.
-
-        Raises:
-            InputError: another option, or a value out of range.
-        """
+        """See `Network.set_decoding`; `tta` averages the distribution over 1 to 6 copies."""
         for name, value in options.items():
             if name == "num_digits":
                 self.counts = counts_of(value, name)
             elif name == "tta":
-                if type(value) is not int or not 1 <= value <= len(_SHIFTS):
-                    raise InputError(f"tta: expected 1 to {len(_SHIFTS)}, got {value}")
+                check("tta", value, type(value) is int and 1 <= value <= len(_SHIFTS), f"1 to {len(_SHIFTS)}")
                 self.tta = value
             else:
-                raise InputError(f"{name}: this model (reader) has no such choice; leave it out")
+                super().set_decoding(**{name: value})
 
     def _log_probs(self, x: torch.Tensor) -> torch.Tensor:
         """Images `(N, 1, H, W)` to `(N, T, 11)`."""

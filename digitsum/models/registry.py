@@ -15,11 +15,7 @@ NETWORKS: dict[str, tuple[Any, type[NetworkSettings]]] = {
 
 
 def network_settings(name: str, options: dict[str, Any]) -> NetworkSettings:
-    """The settings of the network `name` from plain values, as a config or a checkpoint holds them.
-
-    Raises:
-        InputError: an unknown name or option, or a value that the network refuses.
-    """
+    """The settings of the network `name` from plain values; an InputError refuses what it does not know or take."""
     if name not in NETWORKS:
         raise InputError(f"unknown network {name!r}; known are {', '.join(NETWORKS)}")
     settings = NETWORKS[name][1]

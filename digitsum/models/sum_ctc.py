@@ -28,14 +28,9 @@ def log_likelihood(
 ) -> torch.Tensor:
     """The logarithm of the probability that the frames spell a number of digits in `counts` with the given sum.
 
-    Args:
-        log_probs: `(N, T, 11)` float32 or float64, logarithms; differentiable, once.
-        sums: `(N,)` int64.
-        counts: the numbers of digits that are possible.
-        length_penalty: subtracted from a path's logarithm for each of its digits, in nats.
-
-    Returns:
-        `(N,)`; `-inf`, with a gradient of 0, where no path has that sum.
+    Of `log_probs` `(N, T, 11)` float32 or float64, logarithms, and sums `(N,)` int64 it is `(N,)`, differentiable once;
+    `-inf`, with a gradient of 0, where no path has that sum. The `length_penalty`, in nats, is subtracted from a path's
+    logarithm for each of its digits.
     """
     result = _LogLikelihood.apply(log_probs, reachable_states(sums, counts, log_probs.shape[1]), length_penalty)
     # A path's share of all forward and of all backward probabilities may each be as small as the result: what is far
@@ -55,13 +50,8 @@ def log_likelihood(
 def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
     """The logarithms of the probabilities of each sum, together with a number of digits in `counts`.
 
-    Args:
-        log_probs: `(N, T, 11)` float32 or float64, logarithms.
-        counts: the numbers of digits that are possible.
-
-    Returns:
-        `(N, S + 1)` for sums 0 to `S`, the largest that `T` frames or `counts` allow. The probabilities add up to
-        that of a number of digits in `counts`: to 1 where any number is possible.
+    Of `log_probs` `(N, T, 11)`, float32 or float64, it is `(N, S + 1)` for sums 0 to `S`, the largest that `T` frames
+    or `counts` allow. The probabilities add up to that of a number of digits in `counts`: to 1 where any is possible.
     """
     lattice = all_states(log_probs.shape[1], counts, log_probs.device)
     alphas, scale = _forward(log_probs.exp().transpose(0, 1), lattice, 0.0, keep=False)
@@ -91,13 +81,8 @@ def _by_sum(logs: torch.Tensor, lattice: Lattice, counts: Counts) -> torch.Tenso
 def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> torch.Tensor:
     """The most probable path among those with a number of digits in `counts` and the given sum (Viterbi).
 
-    Args:
-        log_probs: `(N, T, 11)` float32 or float64, logarithms.
-        sums: `(N,)` int64.
-        counts: the numbers of digits that are possible.
-
-    Returns:
-        `(N, T)` int64, the class of each frame; all blank where no path has that sum.
+    The arguments are those of `log_likelihood`. Returns `(N, T)` int64, the class of each frame; all blank where no
+    path has that sum.
     """
     lattice = reachable_states(sums, counts, log_probs.shape[1])
     alpha = lattice.start(log_probs).log()
@@ -134,9 +119,7 @@ def _forward(
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
     """The probabilities `(N, 11, P)` after each frame of `(T, N, 11)`, and the logarithm `(N,)` of their scale.
 
-    Without `keep` only those after the last frame are returned.
-
-    After each frame they are divided by their sum, so that they do not vanish however many frames there are.
+    After each frame they are divided by their sum, lest they vanish. Without `keep` only the last ones are returned.
     """
     alpha = lattice.start(frames[0])
     others = _others(alpha, length_penalty)

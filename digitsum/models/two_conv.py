@@ -2,15 +2,14 @@
 
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from digitsum.data.pixels import as_float
-from digitsum.errors import InputError
-from digitsum.models.base import NetworkSettings, Prediction
+from digitsum.errors import InputError, check
+from digitsum.models.base import Network, NetworkSettings
 from digitsum.models.fast_layers import accelerated
 
 POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
@@ -18,59 +17,35 @@ POOLINGS = {"max": nn.MaxPool2d, "average": nn.AvgPool2d}
 
 @dataclass
 class TwoConvSettings(NetworkSettings):
-    """The network's numbers; the defaults are the reference.
-
-    Attributes:
-        conv1_channels: of the first convolution.
-        conv2_channels: of the second convolution.
-        kernel_size: of both convolutions, in pixels; no padding.
-        pooling: `max` or `average`, over 2x2 pixels, after each convolution.
-        conv_dropout: share of the features dropped before the dense layers.
-        hidden_units: of the dense layer.
-        dense_dropout: share of the hidden units dropped.
-        fast: train on a CPU with the faster forms of the layers (see `digitsum.models.fast_layers`).
-
-    Raises:
-        InputError: a value out of range.
-    """
+    """The network's numbers; the defaults are the reference."""
 
     conv1_channels: int = 32
     conv2_channels: int = 64
-    kernel_size: int = 3
-    pooling: str = "max"
-    conv_dropout: float = 0.25
-    hidden_units: int = 128
-    dense_dropout: float = 0.5
-    fast: bool = True
+    kernel_size: int = 3  # of both convolutions, in pixels; no padding
+    pooling: str = "max"  # or `average`, over 2x2 pixels, after each convolution
+    conv_dropout: float = 0.25  # share of the features dropped before the dense layers
+    hidden_units: int = 128  # of the dense layer
+    dense_dropout: float = 0.5  # share of the hidden units dropped
+    fast: bool = True  # train on a CPU with the faster forms of the layers (see `digitsum.models.fast_layers`)
 
     def __post_init__(self) -> None:
         for name in ("conv1_channels", "conv2_channels", "kernel_size", "hidden_units"):
-            if getattr(self, name) < 1:
-                raise InputError(f"model.{name}: expected 1 or more, got {getattr(self, name)}")
+            check(f"model.{name}", getattr(self, name), getattr(self, name) >= 1, "1 or more")
         for name in ("conv_dropout", "dense_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"model.{name}: expected a share in [0, 1), got {getattr(self, name)}")
-        if self.pooling not in POOLINGS:
-            raise InputError(f"model.pooling: expected one of {', '.join(POOLINGS)}, got {self.pooling!r}")
+            check(f"model.{name}", getattr(self, name), 0 <= getattr(self, name) < 1, "a share in [0, 1)")
+        check("model.pooling", self.pooling, self.pooling in POOLINGS, f"one of {', '.join(POOLINGS)}")
 
 
-class TwoConv(nn.Sequential):
+class TwoConv(nn.Sequential, Network):
     """Conv, ReLU, pool, conv, ReLU, pool, dropout, dense, ReLU, dropout, one linear output; no padding.
 
     Weights start Glorot-uniform and biases at zero, and features are flattened with their channels last, as Keras, in
-    whose terms the reference is written, does it. On 40x168 images the defaults have 20,480 features before the dense
-    layer and 2,640,513 parameters.
-
-    Args:
-        image_size: `(H, W)` of the images.
-        settings: the network's numbers; those of the reference by default.
+    whose terms the reference is written, does it. On images of 40x168, `(H, W)`, the defaults have 20,480 features
+    before the dense layer and 2,640,513 parameters.
 
     Raises:
         InputError: images too small for the two convolutions.
     """
-
-    variable_width = False
-    predicts_digits = False
 
     def __init__(self, image_size: tuple[int, int], settings: TwoConvSettings | None = None) -> None:
         settings = settings or TwoConvSettings()
@@ -99,45 +74,20 @@ class TwoConv(nn.Sequential):
         for layer in layers.values():
             if isinstance(layer, nn.Conv2d | nn.Linear):
                 nn.init.xavier_uniform_(layer.weight)
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
+                nn.init.zeros_(layer.get_parameter("bias"))
         if settings.fast:
             layers = accelerated(layers, image_size)
         super().__init__(OrderedDict(layers))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """Read sums off images.
-
-        Args:
-            images: `(N, H, W)`, uint8 in 0..255 or float in [0, 1].
-
-        Returns:
-            `(N,)` float, the sums as real numbers.
-        """
+        """Read sums `(N,)`, as real numbers, off images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]."""
         dtype = next(self.parameters()).dtype
         return super().forward(as_float(images, dtype).unsqueeze(1)).squeeze(1)
 
     def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-        """Mean squared error of the output of `forward` `(N,)` against sums `(N,)`, a scalar."""
+        """Mean squared error of an output against sums, both `(N,)`, a scalar."""
         return F.mse_loss(output, sums.to(output.dtype))
-
-    def estimate(self, output: torch.Tensor) -> torch.Tensor:
-        """The answer in `(N,)`, the output of `forward` itself."""
-        return output
-
-    def predict(self, output: torch.Tensor) -> Prediction:
-        """The estimate is all that it says."""
-        return Prediction(self.estimate(output))
-
-    def set_decoding(self, **options: Any) -> None:
-        """It has no other way to answer.
-
-        Raises:
-            InputError: any option is given.
-        """
-        for name in options:
-            raise InputError(f"{name}: this model (two_conv) has no such choice; leave it out")
 
 
 class FlattenChannelsLast(nn.Module):

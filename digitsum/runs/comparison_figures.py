@@ -10,26 +10,21 @@ from matplotlib import colormaps, style
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from digitsum.figures import BLUE, GREY, ORANGE, OWN_STYLE
+from digitsum.figures import BLUE, GREY, ORANGE, OWN_STYLE, falls_far
 from digitsum.runs.comparison import printable
 
 # the rest of the Okabe-Ito palette but its yellow, which is too pale for lines
 _COLOURS = (BLUE, ORANGE, "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
 _MAX_LINES, _NUM_HIGHLIGHTED = 10, 5
-_MAX_SETTINGS = 12
-_MAX_TICKS = 8
+_MAX_SETTINGS, _MAX_TICKS = 12, 8
 
 
 @style.context(OWN_STYLE)
 def curves_figure(groups: Sequence[tuple[str, Sequence[np.ndarray]]], title: str) -> Figure:
     """Validation error over epochs, a colour for each group; of many groups the first few, and the others in grey.
 
-    The axis is logarithmic where errors fall to a thirtieth or less.
-
-    Args:
-        groups: 1 or more, the best first: what to call it, and for each of its runs `(E, 2)` epochs and errors, NaN
-            where there is none. Of several runs thin lines, and their mean as far as all of them go.
-        title: of the figure.
+    `groups` are 1 or more, the best first: what to call it, and for each of its runs `(E, 2)` epochs and errors, NaN
+    where there is none. Of several runs thin lines, and their mean as far as all of them go.
     """
     num_shown = len(groups) if len(groups) <= _MAX_LINES else _NUM_HIGHLIGHTED
     figure = Figure(figsize=(8, 5 + 0.25 * num_shown), layout="constrained")
@@ -47,22 +42,13 @@ def curves_figure(groups: Sequence[tuple[str, Sequence[np.ndarray]]], title: str
                 axes.plot(*run.T, **style, linewidth=0.8, alpha=0.5)
         length = min(map(len, runs))
         epochs, errors = np.mean([run[:length] for run in runs], axis=0).T
-        marker: dict[str, Any] = {"marker": "o", "markersize": 3.5} if len(epochs) <= 30 and shown else {}
-        axes.plot(
-            epochs,
-            errors,
-            **style,
-            **marker,
-            linewidth=2 if shown else 0.7,
-            alpha=1 if shown else 0.5,
-            label=textwrap.fill(_plain(label, 170), 90) or None,
-        )
-    errors = np.concatenate([run[:, 1] for _, runs in groups for run in runs])
-    if _falls_far(errors):
+        style |= {"linewidth": 2} if shown else {"linewidth": 0.7, "alpha": 0.5}
+        style |= {"marker": "o", "markersize": 3.5} if len(epochs) <= 30 and shown else {}
+        axes.plot(epochs, errors, **style, label=textwrap.fill(_plain(label, 170), 90) or None)
+    if falls_far(np.concatenate([run[:, 1] for _, runs in groups for run in runs])):
         axes.set_yscale("log")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="epoch", ylabel="mean absolute error (sum)", title=title)
-    axes.grid(alpha=0.3)
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles[::-1], labels[::-1], loc="outside lower center", fontsize=9)
     return figure
@@ -70,14 +56,10 @@ def curves_figure(groups: Sequence[tuple[str, Sequence[np.ndarray]]], title: str
 
 @style.context(OWN_STYLE)
 def settings_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, score_name: str, title: str) -> Figure:
-    """The score against each setting: every run, and the mean over all runs with the same value.
+    """The score `(N,)` against each setting: every run, and the mean over all runs with the same value.
 
-    Args:
-        settings: by name: the value of each run, `N` as on the command line, those of the best first. No more than
-            twelve settings are drawn.
-        scores: `(N,)` of each run.
-        score_name: with its unit.
-        title: of the figure.
+    `settings` have by name the values of the runs as on the command line, the best run's first. Twelve at most are
+    drawn. `score_name` has the unit.
     """
     names = list(settings)[:_MAX_SETTINGS]
     columns = min(3, len(names))
@@ -95,35 +77,23 @@ def settings_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, s
         axes.scatter(scale.positions, scores, s=18, color=GREY, alpha=0.5, lw=0, label="run")
         if len(positions) <= _MAX_TICKS or scale.categories:
             means = [scores[scale.positions == position].mean() for position in positions]
-            style = {"linestyle": ""} if scale.categories else {}
-            axes.plot(
-                positions,
-                means,
-                color=BLUE,
-                marker="D",
-                markersize=6,
-                label="mean of the runs with this value",
-                **style,
-            )
+            line = "none" if scale.categories else "-"
+            label = "mean of the runs with this value"
+            axes.plot(positions, means, color=BLUE, marker="D", markersize=6, linestyle=line, label=label)
         axes.axvline(scale.positions[0], color=ORANGE, linewidth=6, alpha=0.3, zorder=0, label="value of the best")
         crowded = max(map(len, scale.labels)) * len(scale.labels) > 34
-        axes.set_xticks(
-            scale.ticks,
-            [_plain(label) for label in scale.labels],
-            rotation=35 if crowded else 0,
-            ha="right" if crowded else "center",
-        )
+        turned: dict[str, Any] = {"rotation": 35, "ha": "right"} if crowded else {}
+        axes.set_xticks(scale.ticks, [_plain(label) for label in scale.labels], **turned)
         axes.minorticks_off()
         axes.margins(x=0.15 if scale.categories else 0.08)
         axes.set_xlabel(_plain(name, 60))
-        axes.grid(alpha=0.3)
         if number % columns == 0:
             axes.set_ylabel(score_name)
-    if _falls_far(scores):
+    if falls_far(scores):
         grid[0, 0].set_yscale("log")
-    drawn = {
-        label: handle for axes in grid.flat for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
+    drawn: dict[str, Any] = {}
+    for axes in grid.flat:
+        drawn |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
@@ -132,47 +102,30 @@ def settings_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, s
 def parallel_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, score_name: str, title: str) -> Figure:
     """A line for each row of the comparison through its settings to its score, coloured by the score.
 
-    Args:
-        settings: by name: the value of each row, `N` as on the command line, the best row first. No more than twelve
-            settings are drawn.
-        scores: `(N,)` of each row.
-        score_name: with its unit.
-        title: of the figure.
+    The arguments are those of `settings_figure`, with rows for runs.
     """
     names = list(settings)[:_MAX_SETTINGS]
-    scales = [scale_of(settings[name]) for name in names]
-    scales.append(_scale_of_scores(scores))
+    scales = [*(scale_of(settings[name]) for name in names), _numeric(scores, falls_far(scores))]
     figure = Figure(figsize=(max(7, 1.5 * len(scales)), 5), layout="constrained")
     axes = figure.subplots()
-    # lines that share a value lie beside one another, the best one above the others
-    apart = np.linspace(0.02, -0.02, len(scores)) if len(scores) > 1 else np.zeros(1)
-    heights = np.stack(
-        [scale.to_unit(scale.positions) + apart for scale in scales[:-1]] + [scales[-1].to_unit(scales[-1].positions)]
-    )
+    heights = np.stack([scale.to_unit(scale.positions) for scale in scales])
+    if len(scores) > 1:  # lines that share a value lie beside one another, the best one above the others
+        heights[:-1] += np.linspace(0.02, -0.02, len(scores))
     colours = colormaps["viridis"](0.9 * heights[-1])
     for row in reversed(range(1, len(scores))):
         axes.plot(heights[:, row], color=colours[row], linewidth=1.1, alpha=0.75)
     axes.plot(heights[:, 0], color=ORANGE, linewidth=3.5, label="best")
+    box = {"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 1}
     for number, scale in enumerate(scales):
         axes.axvline(number, color="black", linewidth=0.8)
         for height, label in zip(scale.to_unit(np.array(scale.ticks)), scale.labels, strict=True):
-            axes.text(
-                number + 0.03,
-                height,
-                _plain(label),
-                fontsize=8,
-                va="center",
-                bbox={"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 1},
-            )
-    axes.set_xticks(
-        range(len(scales)),
-        [*(_plain(name, 60).replace(".", ".\n") for name in names), textwrap.fill(score_name, 16)],
-        fontsize=9,
-    )
+            axes.text(number + 0.03, height, _plain(label), fontsize=8, va="center", bbox=box)
+    headings = [*(_plain(name, 60).replace(".", ".\n") for name in names), textwrap.fill(score_name, 16)]
+    axes.set_xticks(range(len(scales)), headings, fontsize=9)
     axes.set(ylim=(-0.06, 1.06), xlim=(-0.1, len(scales) - 0.5), yticks=[])
     axes.set_title(_titled(title, len(settings)), fontsize=11)
-    for side in ("top", "right", "bottom", "left"):
-        axes.spines[side].set_visible(False)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
     figure.legend(loc="outside lower center", fontsize=9)
     return figure
 
@@ -188,21 +141,13 @@ def _plain(text: str, max_length: int = 18) -> str:
 
 @dataclass(frozen=True)
 class Scale:
-    """Where the values of a setting stand on an axis.
+    """Where the values of a setting stand on an axis."""
 
-    Attributes:
-        positions: `(N,)` of each value; of categories 0, 1, 2, ...
-        ticks: where something is written.
-        labels: what is written there.
-        log: whether the axis is logarithmic.
-        categories: whether positions do no more than tell values apart.
-    """
-
-    positions: np.ndarray
+    positions: np.ndarray  # (N,) of each value; of categories 0, 1, 2, ...
     ticks: Sequence[float]
-    labels: Sequence[str]
-    log: bool = False
-    categories: bool = False
+    labels: Sequence[str]  # of the ticks
+    log: bool = False  # whether the axis is logarithmic
+    categories: bool = False  # whether positions do no more than tell values apart
 
     def to_unit(self, positions: np.ndarray) -> np.ndarray:
         """Positions on an axis from 0 to 1."""
@@ -215,11 +160,7 @@ class Scale:
 
 
 def scale_of(values: Sequence[str]) -> Scale:
-    """The axis that suits a setting: categories unless all are numbers, logarithmic where these are spaced so.
-
-    Args:
-        values: 1 or more, as on the command line.
-    """
+    """The axis that suits values of the command line: categories unless all are numbers, logarithmic for some."""
     numbers = {value: _drawable(value) for value in values}
     known = sorted({number for number in numbers.values() if number is not None})
     # a zero among ever smaller numbers: on no axis could they be told apart
@@ -230,22 +171,14 @@ def scale_of(values: Sequence[str]) -> Scale:
         position = {value: float(number) for number, value in enumerate(order)}
         ticks = [position[value] for value in labels]
         return Scale(np.array([position[value] for value in values]), ticks, labels, categories=True)
-    positions = np.array([numbers[value] for value in values], float)
     log = len(known) > 2 and known[0] > 0 and _unevenness(np.log(known)) < _unevenness(np.array(known))
-    ticks = known if len(known) <= _MAX_TICKS else _ticks(known[0], known[-1], log)
+    return _numeric(np.array([numbers[value] for value in values], float), log, known)
+
+
+def _numeric(positions: np.ndarray, log: bool, known: Sequence[float] = ()) -> Scale:
+    """An axis of numbers, with ticks at the `known` ones if they are few."""
+    ticks = known if 0 < len(known) <= _MAX_TICKS else _ticks(float(positions.min()), float(positions.max()), log)
     return Scale(positions, ticks, [_tick(tick) for tick in ticks], log=log)
-
-
-def _scale_of_scores(scores: np.ndarray) -> Scale:
-    log = _falls_far(scores)
-    ticks = _ticks(float(scores.min()), float(scores.max()), log)
-    return Scale(scores, ticks, [_tick(tick) for tick in ticks], log=log)
-
-
-def _falls_far(errors: np.ndarray) -> bool:
-    """Whether most of `errors` would lie on the ground of a linear axis."""
-    errors = errors[np.isfinite(errors)]
-    return len(errors) > 0 and bool(0 < 30 * errors.min() <= errors.max())
 
 
 def _ticks(low: float, high: float, log: bool) -> list[float]:

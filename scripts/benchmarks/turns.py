@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from digitsum.errors import InputError
 
 Job = dict[str, Any]
@@ -59,8 +61,6 @@ def take_turns(jobs: dict[str, Job], rounds: int, keras: str | None) -> dict[str
     Raises:
         InputError: a row failed.
     """
-    from tqdm import tqdm
-
     if "startup/first_step" in jobs:  # the first run of all compiles the loops
         measure("startup/first_step", jobs["startup/first_step"], None)
     found: dict[str, list[Found]] = {name: [] for name in jobs}
@@ -91,15 +91,11 @@ def command(name: str, job: Job, keras: str) -> list[str]:
     python, text, length = sys.executable, json.dumps(job), job["warmup"] + job["steps"]
 
     def train(**limits: int) -> list[str]:
-        limits = {"limit_predict_batches": 1, **limits}  # of the evaluations at the end
-        places = [
-            f"data.root='{job['data']}'",
-            f"outputs_dir='{job['scratch']}'",
-            f"trainer.accelerator={job['device']}",
-        ]
+        places = ["data=arrays", f"data.root='{job['data']}'", f"outputs_dir='{job['scratch']}'"]
         clock = ["+callbacks.clock._target_=benchmarks.in_torch.step_clock", f"+callbacks.clock.warmup={job['warmup']}"]
-        more = [f"trainer.{key}={value}" for key, value in limits.items()]
-        return [python, f"{SCRIPTS}/train.py", "data=arrays", "test=false", *places, *clock, *more]
+        limits = {"limit_predict_batches": 1, **limits}  # of the evaluations at the end
+        trainer = [f"trainer.{key}={value}" for key, value in {"accelerator": job["device"], **limits}.items()]
+        return [python, f"{SCRIPTS}/train.py", "test=false", *places, *clock, *trainer]
 
     section, _, row = name.partition("/")
     commands = {

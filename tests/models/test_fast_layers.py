@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from digitsum.models import fast_layers
+from digitsum.models import fast_loops
 from digitsum.models.fast_layers import ConvPool, Dropout, accelerated
 
 
@@ -145,7 +145,7 @@ def test_pixels_that_reach_no_feature_are_cropped(pixels, seen):
 
 
 def test_without_a_place_for_compiled_code_the_loops_are_compiled_anew(monkeypatch):
-    njit, asked = fast_layers.numba.njit, []
+    njit, asked = fast_loops.numba.njit, []
 
     def no_cache(**options):
         asked.append(options.get("cache", False))
@@ -153,16 +153,16 @@ def test_without_a_place_for_compiled_code_the_loops_are_compiled_anew(monkeypat
             raise RuntimeError("cannot cache function: no locator available")
         return njit(**options)
 
-    monkeypatch.setattr(fast_layers.numba, "njit", no_cache)
-    twice = fast_layers._compiled(_twice)
+    monkeypatch.setattr(fast_loops.numba, "njit", no_cache)
+    twice = fast_loops._compiled(_twice)
     assert asked == [False, True]
     x = torch.ones(3)
-    twice(x.numpy())
+    twice(x)
     assert x.tolist() == [2, 2, 2]
 
 
 def _twice(x):
-    for i in fast_layers.numba.prange(len(x)):
+    for i in fast_loops.numba.prange(len(x)):
         x[i] *= 2
 
 

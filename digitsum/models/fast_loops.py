@@ -1,0 +1,168 @@
+"""The loops of `digitsum.models.fast_layers`, compiled by numba; images and features are `(N, H, W, C)`, float32."""
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import torch
+
+_log = logging.getLogger("digitsum")
+
+_STRIP = 8  # pooled places worked through for one channel at a time: what they touch stays in the nearest cache
+
+# Numba's OpenMP layer sets torch's number of threads to all cores and ends every process that is forked from this one;
+# its own layer does neither, but takes calls from one thread at a time.
+numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+_turn = threading.Lock()
+
+
+def _new_turn() -> None:
+    global _turn
+    _turn = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_new_turn)
+
+
+def _compiled(loops: Callable[..., None]) -> Callable[..., None]:
+    """Compile loops over arrays to machine code that takes tensors, and as many threads as torch has."""
+    fastmath = {"contract", "reassoc", "nsz", "arcp"}  # without `nnan`: damaged numbers must stay damaged
+    options: dict[str, Any] = {"parallel": True, "error_model": "numpy", "fastmath": fastmath}
+    anew = numba.njit(**options)(loops)
+    try:
+        compiled = numba.njit(cache=True, **options)(loops)
+    except RuntimeError:  # no place to keep compiled code: compiled anew in each process, then
+        compiled = anew
+
+    @functools.wraps(loops)
+    def run(*tensors: torch.Tensor) -> None:
+        nonlocal compiled
+        arrays = [tensor.detach().numpy() for tensor in tensors]
+        with _turn:
+            numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))  # type: ignore[attr-defined]
+            try:
+                compiled(*arrays)
+            except Exception as error:
+                if compiled is anew or not compiled.stats.cache_path:
+                    raise
+                # what is kept is loaded before anything is computed: a damaged file spoils no result
+                folder, compiled = compiled.stats.cache_path, anew
+                _log.warning("%s: compiled code that is damaged (%r); compiling anew, delete it", folder, error)
+                compiled(*arrays)
+
+    return run
+
+
+@_compiled
+def backward(x, grad, out, kept, weight, grad_x, grad_weight, grad_bias):  # type: ignore[no-untyped-def]
+    """Fill the gradients of the input, of the weight and of the bias, the last two for each thread by itself."""
+    num, height, width, channels = grad.shape
+    x_width, in_channels = x.shape[2], x.shape[3]
+    rows, row = weight.shape[1], weight.shape[2]
+    conv_width = x_width - row // in_channels + 1
+    parts = len(grad_bias)
+    for part in numba.prange(parts):
+        grad_weight[part] = 0
+        grad_bias[part] = 0
+        for image in range(num * part // parts, num * (part + 1) // parts):
+            pixels, grad_pixels = x[image].reshape(-1), grad_x[image].reshape(-1)
+            grad_pixels[:] = 0
+            for top in range(height):
+                for strip in range(0, width, _STRIP):
+                    for channel in range(channels):
+                        for left in range(strip, min(strip + _STRIP, width)):
+                            value = grad[image, top, left, channel]
+                            if out[image, top, left, channel] <= 0 or value == 0:
+                                continue
+                            grad_bias[part, channel] += value
+                            # `kept` counts the convolution's outputs row by row; a division would be slow
+                            right = kept[image, top, left, channel] - (2 * top * conv_width + 2 * left)
+                            below = 1 if right >= conv_width else 0
+                            right -= below * conv_width
+                            begin = ((2 * top + below) * x_width + 2 * left + right) * in_channels
+                            for k in range(rows):
+                                w, gw = weight[channel, k], grad_weight[part, channel, k]
+                                p, gp = pixels[begin : begin + row], grad_pixels[begin : begin + row]
+                                for i in range(row):
+                                    gw[i] += value * p[i]
+                                for i in range(row):
+                                    gp[i] += value * w[i]
+                                begin += x_width * in_channels
+
+
+@_compiled
+def blank_forward(images, taps, bias, out, kept):  # type: ignore[no-untyped-def]
+    """Fill `out`, and in `kept` which of the four places under each output is the largest."""
+    num, height, width, channels = out.shape
+    size = int(np.sqrt(len(taps)))
+    for image in numba.prange(num):
+        pixels = images[image]
+        sums = np.empty((4, channels), np.float32)
+        for top in range(height):
+            for left in range(width):
+                patch = pixels[2 * top : 2 * top + size + 1, 2 * left : 2 * left + size + 1]
+                o, k = out[image, top, left], kept[image, top, left]
+                if not patch.any():
+                    for c in range(channels):
+                        o[c] = np.float32(0) if bias[c] <= 0 else bias[c]
+                        k[c] = 0
+                    continue
+                for c in range(channels):
+                    sums[0, c] = sums[1, c] = sums[2, c] = sums[3, c] = bias[c]
+                for i in range(size):
+                    for j in range(size):
+                        w = taps[i * size + j]
+                        p0, p1, p2, p3 = patch[i, j], patch[i, j + 1], patch[i + 1, j], patch[i + 1, j + 1]
+                        for c in range(channels):
+                            sums[0, c] += p0 * w[c]
+                            sums[1, c] += p1 * w[c]
+                            sums[2, c] += p2 * w[c]
+                            sums[3, c] += p3 * w[c]
+                for c in range(channels):
+                    largest, place = sums[0, c], np.uint8(0)
+                    if sums[1, c] > largest:
+                        largest, place = sums[1, c], np.uint8(1)
+                    if sums[2, c] > largest:
+                        largest, place = sums[2, c], np.uint8(2)
+                    if sums[3, c] > largest:
+                        largest, place = sums[3, c], np.uint8(3)
+                    o[c] = np.float32(0) if largest <= 0 else largest
+                    k[c] = place
+
+
+@_compiled
+def blank_backward(images, grad, out, kept, grad_taps, grad_bias):  # type: ignore[no-untyped-def]
+    """Fill the gradients of the weight and of the bias for each thread by itself."""
+    num, height, width, channels = grad.shape
+    size = int(np.sqrt(grad_taps.shape[1]))
+    parts = len(grad_bias)
+    for part in numba.prange(parts):
+        grad_taps[part] = 0
+        grad_bias[part] = 0
+        gb = grad_bias[part]
+        chosen = np.empty((4, channels), np.float32)
+        for image in range(num * part // parts, num * (part + 1) // parts):
+            pixels = images[image]
+            for top in range(height):
+                for left in range(width):
+                    g, o, k = grad[image, top, left], out[image, top, left], kept[image, top, left]
+                    for c in range(channels):
+                        value = g[c] if o[c] > 0 else np.float32(0)
+                        gb[c] += value
+                        for place in range(4):
+                            chosen[place, c] = value if k[c] == place else np.float32(0)
+                    patch = pixels[2 * top : 2 * top + size + 1, 2 * left : 2 * left + size + 1]
+                    if not patch.any():
+                        continue
+                    for i in range(size):
+                        for j in range(size):
+                            gw = grad_taps[part, i * size + j]
+                            p0, p1, p2, p3 = patch[i, j], patch[i, j + 1], patch[i + 1, j], patch[i + 1, j + 1]
+                            for c in range(channels):
+                                gw[c] += p0 * chosen[0, c] + p1 * chosen[1, c] + p2 * chosen[2, c] + p3 * chosen[3, c]
