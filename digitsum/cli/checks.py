@@ -43,26 +43,24 @@ def check_trainer(cfg: DictConfig) -> None:
         InputError: one of them, with what to do.
     """
     trainer = cfg.trainer
-    if trainer.strategy not in ("auto", "ddp"):
-        raise InputError(f"trainer.strategy: expected auto or ddp, got {trainer.strategy}")
-    for name in ("barebones", "enable_autolog_hparams"):
-        if trainer[name]:
-            raise InputError(f"trainer.{name}: expected false, because a run records what it does; leave it out")
-    if trainer.enable_checkpointing is False:
-        raise InputError(
-            "trainer.enable_checkpointing: expected true, because a run keeps its best weights; leave it out"
-        )
-    if trainer.reload_dataloaders_every_n_epochs:
-        raise InputError("trainer.reload_dataloaders_every_n_epochs: expected 0, because the data stay as they are")
-    for name in ("limit_train_batches", "limit_val_batches"):
-        if trainer[name] is not None and trainer[name] <= 0:
-            raise InputError(f"trainer.{name}: expected more than 0, got {trainer[name]}; a run trains and validates")
-    for name in ("max_epochs", "max_steps"):
-        if trainer[name] == 0:
-            raise InputError(f"trainer.{name}: expected 1 or more, or -1 for no limit, got 0")
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
-    if every is not None and epochs is not None and 0 < epochs < every:
-        raise InputError(
-            f"trainer.check_val_every_n_epoch: expected at most trainer.max_epochs={epochs}, got {every}; no epoch "
-            "would be validated"
-        )
+    train_batches, val_batches = trainer.limit_train_batches, trainer.limit_val_batches
+    no_record = "false, because a run records what it does"
+    for name, is_refused, expected in (
+        ("strategy", trainer.strategy not in ("auto", "ddp"), "auto or ddp"),
+        ("barebones", trainer.barebones, no_record),
+        ("enable_autolog_hparams", trainer.enable_autolog_hparams, no_record),
+        ("enable_checkpointing", trainer.enable_checkpointing is False, "true, because a run keeps its best weights"),
+        ("reload_dataloaders_every_n_epochs", trainer.reload_dataloaders_every_n_epochs, "0, because data stay"),
+        ("limit_train_batches", train_batches is not None and train_batches <= 0, "more than 0, because a run trains"),
+        ("limit_val_batches", val_batches is not None and val_batches <= 0, "more than 0, because a run validates"),
+        ("max_epochs", epochs == 0, "1 or more, or -1 for no limit"),
+        ("max_steps", trainer.max_steps == 0, "1 or more, or -1 for no limit"),
+        (
+            "check_val_every_n_epoch",
+            every is not None and epochs is not None and 0 < epochs < every,
+            f"at most trainer.max_epochs={epochs}, so that an epoch is validated",
+        ),
+    ):
+        if is_refused:
+            raise InputError(f"trainer.{name}: expected {expected}, got {trainer[name]}; leave it out")

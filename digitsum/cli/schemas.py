@@ -120,6 +120,16 @@ class CSVSettings:
     flush_logs_every_n_steps: int = 100
 
 
+CALLBACKS_AND_LOGGERS: dict[str, Any] = {
+    "callbacks/schema/checkpoint": CheckpointSettings,
+    "callbacks/schema/early_stopping": EarlyStoppingSettings,
+    "callbacks/schema/prediction_logger": PredictionLoggerSettings,
+    "logger/schema/tensorboard": TensorBoardSettings,
+    "logger/schema/csv": CSVSettings,
+}
+"""Their schemas by the names that conf/ has for them."""
+
+
 @dataclass(kw_only=True)
 class TrainConfig:
     """What `scripts/train.py` is told; the values are those of `conf/train.yaml`."""

@@ -10,7 +10,7 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from digitsum.cli.build import build_datamodule, build_module, build_training, check_data, model_arguments
+from digitsum.cli.build import build_datamodule, build_training, check_data, model_arguments
 from digitsum.cli.console import log, log_written
 from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero
 from digitsum.cli.overrides import command_line, shell_quote
@@ -53,7 +53,7 @@ def run(
     from_rank_zero("data", lambda: prepared(datamodule))
     datamodule.prepare_data()  # on a node whose disk is another
     datamodule.setup()
-    module = build_module(arguments, datamodule)
+    module = SumModule(image_size=datamodule.image_size, train_mean=datamodule.train_mean, **arguments)
     ckpt_path = restore(run_dir) if cfg.resume is not None else None
     if cfg.resume is None and cfg.init_from is not None:
         copy_weights(Path(cfg.init_from), module)
