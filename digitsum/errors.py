@@ -1,4 +1,7 @@
-"""The one exception for what a user got wrong."""
+"""The one exception for what a user got wrong, and what a misspelt word was probably meant to be."""
+
+import difflib
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -7,3 +10,14 @@ class InputError(ValueError):
     The message is one line: what was expected, what was found, where, and what to do. The scripts print it without
     a traceback and exit with 1; any other exception is a bug of ours and keeps its traceback.
     """
+
+
+def did_you_mean(word: str, known: Iterable[str], group: str = "") -> str:
+    """What stands behind an error about an unknown `word`: the closest of the `known` ones, or nothing.
+
+    Example:
+        >>> did_you_mean("sead", ["seed", "test"])
+        '; did you mean seed?'
+    """
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f"; did you mean {group}{close[0]}?" if close else ""

@@ -1,12 +1,11 @@
 """Metrics of predicted against true sums."""
 
-import difflib
 from typing import Any
 
 import torch
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric, MetricCollection
 
-from digitsum.errors import InputError
+from digitsum.errors import InputError, did_you_mean
 
 
 def round_sums(preds: torch.Tensor) -> torch.Tensor:
@@ -124,9 +123,8 @@ def monitor_mode(monitor: str, key: str = "monitor") -> str:
     stage, _, name = monitor.partition("/")
     if stage not in ("train", "val") or name not in modes:
         known = [f"{stage}/{name}" for stage in ("val", "train") for name in modes]
-        close = difflib.get_close_matches(monitor, known, 1)
-        hint = f"did you mean {close[0]}?" if close else "nothing else is measured in each epoch"
-        raise InputError(f"{key}: expected val/ or train/ and one of {', '.join(modes)}, got {monitor!r}; {hint}")
+        hint = did_you_mean(monitor, known) or "; nothing else is measured in each epoch"
+        raise InputError(f"{key}: expected val/ or train/ and one of {', '.join(modes)}, got {monitor!r}{hint}")
     return modes[name]
 
 

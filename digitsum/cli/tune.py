@@ -1,6 +1,5 @@
 """A search as a config describes it: its trials trained one after another, and what came of them."""
 
-import difflib
 import logging
 import math
 import re
@@ -21,7 +20,7 @@ from digitsum.cli.build import build_datamodule, build_training, check_data, mod
 from digitsum.cli.console import log, one_line
 from digitsum.cli.overrides import command_line, override_key, to_overrides
 from digitsum.cli.schemas import TrainConfig
-from digitsum.errors import InputError
+from digitsum.errors import InputError, did_you_mean
 from digitsum.training.signals import Signals
 from digitsum.tuning.report import REPORT_FILES, best_of, rounded, write_report
 from digitsum.tuning.search import Pruned, Report, Search
@@ -88,8 +87,7 @@ def check(base: DictConfig, wanted: dict[str, Any], settings: dict[str, Any], fi
             raise InputError(f"{key}: a study goes on by itself, in a folder of its own; leave it out")
     for key, options in wanted.items():
         if key not in settings or key.endswith((*PLACES, "resume", "monitor")):
-            close = difflib.get_close_matches(key, settings, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(key, settings)
             raise InputError(f"search.{key}: expected a key of a training of {base.model.network}, found none{hint}")
         if key in given:
             raise InputError(f"{key}: expected it searched or given, got both; leave it out, or add '~search.{key}'")

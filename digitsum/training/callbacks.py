@@ -1,7 +1,5 @@
 """What happens beside the training: the history, the learning rate, the clock, and the figures in TensorBoard."""
 
-import csv
-import io
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import MAX_POINTS, Example, example_from_batch, examples_figure, gather_across_ranks
 from digitsum.figures import scatter_figure, tolerate_failure
-from digitsum.files import write_text, written_whole
+from digitsum.files import write_csv, written_whole
 from digitsum.models.module import SumModule
 from digitsum.runs.locate import BEST_CHECKPOINT
 
@@ -43,13 +41,10 @@ class MetricsHistory(Checkpoint):
         assert isinstance(pl_module, SumModule)
         metrics = dict(sorted(pl_module.epoch_metrics.items()))
         self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics})
-        text = io.StringIO()
         measured = sorted({name for row in self.rows for name in row} - {"epoch", "step"})  # not all in each epoch
-        writer = csv.DictWriter(text, ["epoch", "step", *measured], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
+        names = ["epoch", "step", *measured]
         if trainer.is_global_zero:
-            write_text(self.path, text.getvalue())
+            write_csv(self.path, names, ([row.get(name) for name in names] for row in self.rows))
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far belong to the checkpoint."""
