@@ -18,41 +18,10 @@ def round_sums(preds: torch.Tensor) -> torch.Tensor:
     return torch.floor(preds + 0.5)
 
 
-class _Share(Metric):
-    """A share of the predictions in all batches since the last reset; NaN before the first."""
-
-    is_differentiable = False
-    higher_is_better = True
-    full_state_update = False
-    hits: torch.Tensor
-    count: torch.Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.add_state("hits", default=torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
-        """Add a batch of predictions and true sums, both `(N,)`."""
-        if preds.shape != target.shape:  # a column against a row would broadcast to a wrong figure without a word
-            shapes = f"{tuple(preds.shape)} and {tuple(target.shape)}"
-            raise ValueError(f"expected preds and target of one shape, got {shapes}")
-        self.hits += self._is_hit(preds, target).sum()
-        self.count += target.numel()
-
-    def compute(self) -> torch.Tensor:
-        """The share so far, a float scalar in [0, 1]."""
-        return self.hits / self.count
-
-    def _is_hit(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
-
-
-class WithinAccuracy(_Share):
+class WithinAccuracy(Metric):
     """The share of predictions that are off by at most `tolerance`, boundary included; one that is NaN never is.
 
-    Args:
-        tolerance: 0 or more, in units of the sum.
+    `tolerance` is 0 or more, in units of the sum. Before the first batch since a reset the share is NaN.
 
     Raises:
         ValueError: a negative tolerance.
@@ -62,17 +31,34 @@ class WithinAccuracy(_Share):
         tensor(0.6667)
     """
 
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+    hits: torch.Tensor
+    count: torch.Tensor
+
     def __init__(self, tolerance: float = 5.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if tolerance < 0:
             raise ValueError(f"tolerance: expected 0 or more, got {tolerance}")
         self.tolerance = tolerance
+        self.add_state("hits", default=torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
 
-    def _is_hit(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return (preds - target).abs() <= self.tolerance
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        """Add a batch of predictions and true sums, both `(N,)`."""
+        if preds.shape != target.shape:  # a column against a row would broadcast to a wrong figure without a word
+            shapes = f"{tuple(preds.shape)} and {tuple(target.shape)}"
+            raise ValueError(f"expected preds and target of one shape, got {shapes}")
+        self.hits += ((preds - target).abs() <= self.tolerance).sum()
+        self.count += target.numel()
+
+    def compute(self) -> torch.Tensor:
+        """The share so far, a float scalar in [0, 1]."""
+        return self.hits / self.count
 
 
-class ExactAccuracy(_Share):
+class ExactAccuracy(WithinAccuracy):
     """The share of predictions that `round_sums` to the true sum.
 
     Example:
@@ -80,8 +66,12 @@ class ExactAccuracy(_Share):
         tensor(0.6667)
     """
 
-    def _is_hit(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return round_sums(preds.float()) == target
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(tolerance=0, **kwargs)
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        """Add a batch of predictions and true sums, both `(N,)`."""
+        super().update(round_sums(preds.float()), target)
 
 
 def sum_metrics(prefix: str = "") -> MetricCollection:
@@ -102,17 +92,10 @@ def sum_metrics(prefix: str = "") -> MetricCollection:
 
 
 def monitor_mode(monitor: str, key: str = "monitor") -> str:
-    """Whether of a logged metric less or more is better.
-
-    Args:
-        monitor: `train/` or `val/` and the name of a metric.
-        key: what errors call it.
-
-    Returns:
-        `min` or `max`, as Lightning's callbacks have it.
+    """Whether of a logged metric, `val/mae` say, less or more is better: `min` or `max`, as Lightning has it.
 
     Raises:
-        InputError: no such metric is logged while training.
+        InputError: no such metric is logged while training; errors call it `key`.
 
     Example:
         >>> monitor_mode("val/mae"), monitor_mode("val/exact")
@@ -129,13 +112,10 @@ def monitor_mode(monitor: str, key: str = "monitor") -> str:
 
 
 class StageMetrics(torch.nn.Module):
-    """Loss and metrics of a stage so far, in this process; `compute` has them over all processes.
+    """Loss and metrics of a stage, `train` or `val`, so far in this process; `compute` has them over all processes.
 
     Batches are kept and added several at once: adding costs several times what a small network's host has to do for a
     step, and what is kept never waits for a GPU.
-
-    Args:
-        stage: `train` or `val`.
     """
 
     _AT_ONCE = 32

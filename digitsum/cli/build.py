@@ -55,12 +55,7 @@ def register() -> None:
 
 
 def settings_of(node: DictConfig) -> Any:
-    """A config node as the dataclass that its schema names.
-
-    Raises:
-        InputError: a value out of range.
-        OmegaConfBaseException: a missing value or one of the wrong type.
-    """
+    """A config node as the dataclass that its schema names, whose error is that of a wrong value."""
     return OmegaConf.to_object(node)
 
 
@@ -87,14 +82,16 @@ def model_arguments(cfg: DictConfig) -> dict[str, Any]:
     return {"network": network, "settings": network_settings(network, values), "optimizer": optimizer}
 
 
-def check_data(arguments: dict[str, Any], datamodule: SumDataModule) -> None:
-    """Refuse data that the network's settings contradict, before anything is composed or read.
+def build_parts(cfg: DictConfig) -> tuple[dict[str, Any], SumDataModule]:
+    """`model_arguments` and `build_datamodule` of a config, before anything is composed or read.
 
     Raises:
-        InputError: see `NetworkSettings.check_num_digits`.
+        InputError: a value out of range, or data that the network's settings contradict.
     """
+    arguments, datamodule = model_arguments(cfg), build_datamodule(cfg)
     if isinstance(datamodule.data, ComposedData):
         arguments["settings"].check_num_digits(*datamodule.data.layout.digit_range)
+    return arguments, datamodule
 
 
 class LossBar(TQDMProgressBar):

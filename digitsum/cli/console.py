@@ -215,13 +215,6 @@ class ComposingBar:
             self._bar.close()
 
 
-def prepare_process() -> None:
-    """What each process needs: a console that cannot fail, a fast allocator, and no messages that lead nowhere."""
-    guard_console()
-    tune_malloc()
-    _silence_known_messages()
-
-
 def tune_malloc() -> None:
     """Let glibc keep large blocks between steps instead of mapping and clearing them anew each time.
 
@@ -235,8 +228,10 @@ def tune_malloc() -> None:
         libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def _silence_known_messages() -> None:
-    """Drop messages that a user can do nothing about or should not follow."""
+def prepare_process() -> None:
+    """What each process needs: a console that cannot fail, a fast allocator, and no messages that lead nowhere."""
+    guard_console()
+    tune_malloc()
     for message in (
         ".*is smaller than the logging interval.*",  # what is logged by the step counts on from epoch to epoch
         ".*does not have many workers.*",  # data in memory maps is gathered faster without worker processes

@@ -4,14 +4,15 @@ Names are such that nothing else has them and Hydra's command line can parse the
 """
 
 import contextlib
-import itertools
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Callable
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 from digitsum.errors import InputError
 from digitsum.runs.locate import newest_run, read_config
@@ -20,12 +21,8 @@ from digitsum.runs.locate import newest_run, read_config
 def writable(folder: str | Path, advice: str = "choose another folder with outputs_dir=FOLDER") -> str:
     """A folder to write in, made where there is none, and tried: before anything is computed for it.
 
-    Args:
-        folder: where to.
-        advice: what to do where it cannot be written.
-
     Raises:
-        InputError: it cannot be written.
+        InputError: it cannot be written, with the `advice`.
     """
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -54,21 +51,21 @@ def is_rank_zero() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
-def from_rank_zero(name: str, make: Callable[[], str]) -> str:
-    """What `make` returns in the first process; those that torchrun started with it wait for it, by `name`.
+def from_rank_zero(name: str, make: Callable[[], Any]) -> str:
+    """What `make` returns in the first process, as text; those that torchrun started with it wait for it, by `name`.
 
     Raises:
-        InputError: whatever `make` raised in the first process, which says what it was.
+        InputError: `make` has failed in the first process, which says how.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # a single one, or Lightning starts others after this
-        return make()
+        return str(make())
     from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(rendezvous("env://"))
     result = ""
     if is_rank_zero():
         try:
-            result = make()
+            result = str(make())
         finally:
             store.set(name, result)
     elif not (result := store.get(name).decode()):
@@ -81,10 +78,9 @@ def _run_folder(outputs_dir: str, resume: str | None) -> str:
         folder = newest_run(Path(outputs_dir), finished=False) if resume == "latest" else Path(resume).absolute()
         read_config(folder)  # before Hydra's log makes a folder of whatever was named
         return writable(folder, "copy the run elsewhere and give resume=COPY")
-    runs = Path(writable(f"{outputs_dir}/runs"))
-    second = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for number in itertools.count(2):
-        folder = runs / (second if number == 2 else f"{second}_{number - 1}")
+    second = Path(writable(f"{outputs_dir}/runs"), datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    for suffix in chain([""], (f"_{number}" for number in count(2))):
+        folder = second.with_name(second.name + suffix)
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             return str(folder)

@@ -65,10 +65,7 @@ def _written(value: Any) -> str:
 def command_line(script: str, *words: str, **settings: Any) -> str:
     r"""A command to paste into a shell, where Hydra gets each value exactly, whatever characters it has.
 
-    Args:
-        script: `scripts/train.py`, say.
-        words: overrides that are written already.
-        settings: by key; `outputs_dir` is left out where it is the default.
+    `words` are overrides that are written already, and `settings` those by key; a default `outputs_dir` is left out.
 
     Example:
         >>> print(command_line("scripts/predict.py", ckpt_path="a, b.ckpt", split="test"))
@@ -79,9 +76,8 @@ def command_line(script: str, *words: str, **settings: Any) -> str:
 
 def shell_words(*words: str, **settings: Any) -> str:
     """The words of `command_line`, to be added to some command."""
-    if "outputs_dir" in settings:
-        outputs_dir = unless_default(settings.pop("outputs_dir"))
-        settings |= {} if outputs_dir is None else {"outputs_dir": outputs_dir}
+    if "outputs_dir" in settings and (outputs_dir := unless_default(settings.pop("outputs_dir"))):
+        settings["outputs_dir"] = outputs_dir
     return " ".join(map(shell_quote, [*words, *to_overrides(settings)]))
 
 

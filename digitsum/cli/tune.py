@@ -16,7 +16,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from digitsum.cli import train
-from digitsum.cli.build import build_datamodule, build_training, check_data, model_arguments
+from digitsum.cli.build import build_parts, build_training
 from digitsum.cli.console import log, one_line
 from digitsum.cli.overrides import command_line, override_key, to_overrides
 from digitsum.cli.schemas import TrainConfig
@@ -52,11 +52,7 @@ PLACES = ("debug", "_dir", "mnist_root", "download", "dirpath")
 
 
 def study_folder(outputs_dir: str, study: str) -> str:
-    """The folder of a study.
-
-    Raises:
-        InputError: its name is none that can be a folder's and Hydra's command line can parse back.
-    """
+    """The folder of a study, whose name must be one that Hydra's command line can parse back."""
     if not re.fullmatch(r"\w[\w.-]*", study, re.ASCII):
         raise InputError(f"study: expected a name of letters, digits, '.', '_' and '-', got {study!r}")
     return str(Path(outputs_dir, "studies", study))
@@ -71,15 +67,11 @@ def register_tune() -> None:
 def check(base: DictConfig, wanted: dict[str, Any], settings: dict[str, Any], fixed: list[str]) -> None:
     """Find what is wrong with the trainings before the first one starts, and compose their data.
 
-    Args:
-        base: the training's config without what is searched.
-        wanted: the search's keys with their ranges.
-        settings: all of `base` by keys.
-        fixed: the command's words for `base`.
+    `base` is their config without what is searched, `settings` all of it by keys, and `fixed` the command's words for
+    it; `wanted` are the keys to search, with their ranges.
 
     Raises:
-        InputError: a key to search that is none of the training's, is fixed, or has a value out of its own range; a
-            fixed one that is refused.
+        InputError: a key to search that is unknown, fixed, or out of its own range; a fixed one that is refused.
     """
     given = [override_key(word) for word in fixed]
     for key in ("resume", "run_dir"):
@@ -94,13 +86,11 @@ def check(base: DictConfig, wanted: dict[str, Any], settings: dict[str, Any], fi
         for value in options.get("choices", [options.get("low"), options.get("high")]):
             trial = base.copy()
             OmegaConf.update(trial, key, value)
-            check_data(model_arguments(trial), build_datamodule(trial))
+            build_parts(trial)
     build_training(base.copy(), Signals(), in_sweep=True)
     if not base.monitor.startswith("val/"):
         raise InputError(f"monitor: expected a metric of the validation set, got {base.monitor}")
-    datamodule = build_datamodule(base)
-    check_data(model_arguments(base), datamodule)
-    datamodule.prepare_data()
+    build_parts(base)[1].prepare_data()
 
 
 def run_trials(search: Search, num_trials: int, fixed: list[str], signals: Signals) -> None:

@@ -32,16 +32,11 @@ def newest_run(outputs: Path, *, finished: bool) -> Path:
         InputError: there is none.
     """
     mark = METRICS_FILE if finished else CONFIG_FILE
-    found: list[Path] = []
-    with contextlib.suppress(OSError):  # a folder that cannot be looked into, a name too long
-        for pattern in (f"runs/*/{mark}", f"sweeps/*/*/{mark}"):
-            found += outputs.glob(pattern)
-    if finished:
-        found = [path for path in found if (path.parent / BEST_CHECKPOINT).is_file()]
-    if not found:
-        what = "finished run; train one with scripts/train.py or pass ckpt_path=FILE" if finished else "run to resume"
-        raise InputError(f"{outputs}: found no {what}")
-    return max(found, key=_time).parent
+    for path in _newest_first(outputs, f"runs/*/{mark}", f"sweeps/*/*/{mark}"):
+        if not finished or (path.parent / BEST_CHECKPOINT).is_file():
+            return path.parent
+    what = "finished run; train one with scripts/train.py or pass ckpt_path=FILE" if finished else "run to resume"
+    raise InputError(f"{outputs}: found no {what}")
 
 
 def newest_sweep(outputs: Path) -> Path:
@@ -50,12 +45,17 @@ def newest_sweep(outputs: Path) -> Path:
     Raises:
         InputError: there is none.
     """
+    for folder in _newest_first(outputs, "sweeps/*/"):
+        return folder
+    raise InputError(f"{outputs}: found no sweep; train one with scripts/train.py -m, or name folders of runs")
+
+
+def _newest_first(outputs: Path, *patterns: str) -> list[Path]:
     found: list[Path] = []
-    with contextlib.suppress(OSError):
-        found = [path for path in outputs.glob("sweeps/*") if path.is_dir()]
-    if not found:
-        raise InputError(f"{outputs}: found no sweep; train one with scripts/train.py -m, or name folders of runs")
-    return max(found, key=_time)
+    with contextlib.suppress(OSError):  # a folder that cannot be looked into, a name too long
+        for pattern in patterns:
+            found += outputs.glob(pattern)
+    return sorted(found, key=_time, reverse=True)
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:

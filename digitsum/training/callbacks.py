@@ -19,17 +19,14 @@ from digitsum.runs.locate import BEST_CHECKPOINT
 
 
 class MetricsHistory(Checkpoint):
-    """Writes what the module logs of each epoch to `history.csv`.
+    """Writes what the module logs of each epoch to a CSV file at `path`.
 
     No times are in the file, so that equal runs have equal files. It is a `Checkpoint` because Lightning calls these
     alone after the module; put it before the others, so that the row is written before the checkpoint of its step.
 
-    Args:
-        path: of the file.
-
     Attributes:
-        rows: for each epoch `epoch` (counted from 1), `step`, every `train/...` metric and every `val/...` metric; the
-            latter are missing in a last epoch that ended before its validation.
+        rows: for each epoch `epoch` (counted from 1), `step`, and every metric by its name; those of an epoch that was
+            not validated have no `val/...`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -98,11 +95,10 @@ def has_stepped(trainer: L.Trainer, batch_idx: int) -> bool:
 
 
 class EpochTimer(L.Callback):
-    """Measures each epoch.
+    """Measures each epoch, or what came of it after it was resumed.
 
     Attributes:
-        epochs: for each epoch `epoch` (counted from 1), `train_seconds`, `val_seconds` and `train_images_per_second`;
-            of an epoch that was resumed in its middle, what came after.
+        epochs: for each epoch `epoch` (counted from 1), `train_seconds`, `val_seconds`, `train_images_per_second`.
     """
 
     def __init__(self) -> None:
@@ -132,14 +128,9 @@ class EpochTimer(L.Callback):
         """Keep the epoch's figures."""
         train_seconds = time.perf_counter() - self._begin - self._val_seconds
         images = trainer.strategy.reduce(torch.tensor(self._images, device=pl_module.device), reduce_op="sum")
-        self.epochs.append(
-            {
-                "epoch": trainer.current_epoch + 1,
-                "train_seconds": round(train_seconds, 3),
-                "val_seconds": round(self._val_seconds, 3),
-                "train_images_per_second": round(int(images) / train_seconds, 1),
-            }
-        )
+        seconds = {"train_seconds": round(train_seconds, 3), "val_seconds": round(self._val_seconds, 3)}
+        speed = round(int(images) / train_seconds, 1)
+        self.epochs.append({"epoch": trainer.current_epoch + 1, **seconds, "train_images_per_second": speed})
 
     def state_dict(self) -> dict[str, Any]:
         """The epochs so far belong to the checkpoint."""
@@ -151,14 +142,10 @@ class EpochTimer(L.Callback):
 
 
 class PredictionLogger(L.Callback):
-    """Shows validation images with their predictions, and the scatter plot, in TensorBoard; else does nothing.
-
-    Args:
-        every_n_epochs: how often, 1 or more.
-        num_images: how many images, 1 or more; the same ones each time.
+    """Shows validation images with their predictions, the same each time, and the scatter plot in TensorBoard, if any.
 
     Raises:
-        InputError: a number below 1.
+        InputError: `every_n_epochs` or `num_images` below 1.
     """
 
     def __init__(self, every_n_epochs: int = 1, num_images: int = 12) -> None:

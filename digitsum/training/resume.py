@@ -22,26 +22,17 @@ class Resumable(Checkpoint):
     """Keeps `last.ckpt` such that training from it equals training without a stop, bit for bit on one machine.
 
     It adds to each checkpoint the random state (dropout, augmentation) and, in the middle of an epoch, the metrics'
-    sums so far, of each of the run's processes. It writes `last.ckpt` at the end of each epoch, every so many steps or
-    minutes, and when a signal asks one of them to stop, but never after an epoch's last batch, where validation is
-    still to come. Put it behind the `ModelCheckpoint`: what that knows of the best epoch belongs to the checkpoint.
-
-    Args:
-        path: of `last.ckpt`.
-        signals: who knows of a signal.
-        every_n_steps: how often, or None.
-        every_n_minutes: how often, or None.
+    sums so far, of each of the run's processes. It writes `last.ckpt`, at `path`, at the end of each epoch, every so
+    many steps or minutes, and when a signal asks one of them to stop, but never after an epoch's last batch, where
+    validation is still to come. Put it behind the `ModelCheckpoint`: what that knows of the best epoch belongs to the
+    checkpoint.
 
     Raises:
         InputError: a number that is not positive.
     """
 
     def __init__(
-        self,
-        path: Path,
-        signals: Signals,
-        every_n_steps: int | None = None,
-        every_n_minutes: float | None = None,
+        self, path: Path, signals: Signals, every_n_steps: int | None = None, every_n_minutes: float | None = None
     ) -> None:
         for name, value in (("save_every_n_steps", every_n_steps), ("save_every_n_minutes", every_n_minutes)):
             if value is not None and not value > 0:
@@ -102,24 +93,23 @@ class Resumable(Checkpoint):
         if trainer.world_size == 1 or pl_module.may_sync_device(trainer.global_step):
             any_late, signum = all_reduce_max(trainer, late, self.signals.pending)
         if due or any_late or signum:
-            trainer.save_checkpoint(self.path, weights_only=False)
-            self._saved = time.monotonic()
+            self._save(trainer)
         if signum:
             self.signals.act(signum)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save, after everything else has seen the epoch: Lightning calls `Checkpoint`s last, in their order."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self.path, weights_only=False)
-            self._saved = time.monotonic()
+            self._save(trainer)
+
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._saved = time.monotonic()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A signal that came during validation waited for the end of the epoch and its checkpoint.
-
-        The loader is told the epoch, because Lightning restores a loader's state in the middle of an epoch alone.
-        """
+        """A signal that came during validation waited for the end of the epoch and its checkpoint."""
         self._stop_if_asked(trainer)
-        if isinstance(trainer.train_dataloader, Batches):
+        if isinstance(trainer.train_dataloader, Batches):  # Lightning restores it in the middle of an epoch alone
             trainer.train_dataloader.set_epoch(trainer.current_epoch)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -164,11 +154,7 @@ class Resumable(Checkpoint):
         return {"processes": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until training starts.
-
-        Raises:
-            InputError: the checkpoint is of a version that knew no processes.
-        """
+        """Keep the state until training starts; an InputError if a version wrote it that knew no processes."""
         if "processes" not in state_dict:
             raise InputError(f"{self.path}: an older version wrote it; start a new run with init_from=CHECKPOINT")
         self._restored = state_dict["processes"]
@@ -203,12 +189,9 @@ def all_reduce_max(trainer: L.Trainer, *wishes: int) -> list[int]:
 
 
 def end_processes(trainer: L.Trainer) -> None:
-    """End the processes that Lightning started, when this one has failed: they may wait for it for ever.
-
-    Lightning watches its list of them, and would kill this process, too, when it sees one end.
-    """
+    """End the processes that Lightning started, when this one has failed: they may wait for it for ever."""
     children = getattr(trainer.strategy.launcher, "procs", [])
-    ended, children[:] = children[:], []
+    ended, children[:] = children[:], []  # Lightning watches them, and would kill this process when it sees one end
     for child in ended:
         child.kill()
     for child in ended:
