@@ -14,7 +14,6 @@ from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import MAX_POINTS, Example, example_from_batch, examples_figure, gather_across_ranks
 from digitsum.figures import scatter_figure, tolerate_failure
 from digitsum.files import write_csv, written_whole
-from digitsum.models.module import SumModule
 from digitsum.runs.locate import BEST_CHECKPOINT
 
 
@@ -33,9 +32,8 @@ class MetricsHistory(Checkpoint):
         self.path = path
         self.rows: list[dict[str, float]] = []
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Add the epoch's row and write the file anew."""
-        assert isinstance(pl_module, SumModule)
         metrics = dict(sorted(pl_module.epoch_metrics.items()))
         self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics})
         measured = sorted({name for row in self.rows for name in row} - {"epoch", "step"})  # not all in each epoch
@@ -59,9 +57,8 @@ class BestCheckpoint(ModelCheckpoint):
     are kept they are named after their numbers, and `best.ckpt` is a copy of the best of them.
     """
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Compare the epoch that has ended."""
-        assert isinstance(pl_module, SumModule)
         if self.monitor not in pl_module.epoch_metrics:
             return
         super().on_train_epoch_end(trainer, pl_module)
@@ -79,9 +76,7 @@ class LearningRateLogger(L.Callback):
     begins. That is after the checkpoint of the step: a resumed run would have the value twice.
     """
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log it; the schedule has already stepped."""
         every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
         if trainer.logger is not None and every and step % every == 0 and has_stepped(trainer, batch_idx):
@@ -106,25 +101,23 @@ class EpochTimer(L.Callback):
         self._images = 0
         self._begin = self._val_begin = self._val_seconds = 0.0
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Start the epoch's clock."""
         self._begin, self._val_seconds, self._images = time.perf_counter(), 0.0, 0
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the images."""
         self._images += len(batch["images"])
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Validation runs inside the epoch: its time is taken apart."""
         self._val_begin = time.perf_counter()
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Add up the validation's time."""
         self._val_seconds += time.perf_counter() - self._val_begin
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Keep the epoch's figures."""
         train_seconds = time.perf_counter() - self._begin - self._val_seconds
         images = trainer.strategy.reduce(torch.tensor(self._images, device=pl_module.device), reduce_op="sum")
@@ -156,18 +149,12 @@ class PredictionLogger(L.Callback):
         self._points: list[np.ndarray] = []
         self._examples: list[Example] = []
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Forget the last pass."""
         self._points, self._examples = [], []
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the batch's estimates, and the first images with all that the network says of them."""
         if not self._due(trainer):
@@ -177,12 +164,11 @@ class PredictionLogger(L.Callback):
             self._points.append(torch.stack([sums.float(), preds.float()], dim=1).cpu().numpy())
         missing = self.num_images - len(self._examples)
         if missing > 0 and trainer.is_global_zero and len(batch["sums"]):
-            assert isinstance(pl_module, SumModule)
             images = batch["images"][:missing]
             prediction = pl_module.predict(images)
             self._examples += [example_from_batch(batch, prediction, row) for row in range(len(images))]
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Draw both figures."""
         if not (self._due(trainer) and trainer.is_global_zero):
             return

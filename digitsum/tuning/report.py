@@ -96,7 +96,7 @@ def _write_figures(study: "Study", folder: Path, monitor: str) -> None:
         # Optuna's default looks at nothing but the few best trials, and overlooks choices among a few values
         evaluator = FanovaImportanceEvaluator(seed=0)
         figures["importances"] = functools.partial(plots.plot_param_importances, evaluator=evaluator)
-    style = {"figure.figsize": (8, 5), "figure.constrained_layout.use": True}
+    style: Any = {"figure.figsize": (8, 5), "figure.constrained_layout.use": True}
     for name, plot in figures.items():
         with pyplot.rc_context(style), warnings.catch_warnings():  # Optuna changes the style for good
             # of these plots every release since 2.2 has said that the next may change them

@@ -50,16 +50,11 @@ class Report(L.Callback):
         self._better = better_of(trial.study)
         self._values: list[float] = []
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report; a trial that has trained its last epoch is complete, however it did.
-
-        Raises:
-            Pruned: the trial is hopeless.
-        """
-        metrics: dict[str, float] = pl_module.epoch_metrics  # type: ignore[assignment]
-        if self.monitor not in metrics:  # validation may come every few epochs
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Report; a hopeless trial raises `Pruned`, unless it has trained its last epoch and is complete."""
+        if self.monitor not in pl_module.epoch_metrics:  # validation may come every few epochs
             return
-        epoch, value = trainer.current_epoch + 1, metrics[self.monitor]
+        epoch, value = trainer.current_epoch + 1, pl_module.epoch_metrics[self.monitor]
         self._values.append(value)
         self.trial.report(value, step=epoch)
         if epoch != trainer.max_epochs and self.trial.should_prune():
