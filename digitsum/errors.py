@@ -7,17 +7,12 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """A mistake in what the user handed over: a file, a folder, a setting, a checkpoint.
 
-    The message is one line: what was expected, what was found, where, and what to do. The scripts print it without
-    a traceback and exit with 1; any other exception is a bug of ours and keeps its traceback.
+    The message is one line: what was expected, what was found, where, and what to do. The scripts print it and exit
+    with 1; any other exception is a bug of ours and keeps its traceback.
     """
 
 
 def did_you_mean(word: str, known: Iterable[str], group: str = "") -> str:
-    """What stands behind an error about an unknown `word`: the closest of the `known` ones, or nothing.
-
-    Example:
-        >>> did_you_mean("sead", ["seed", "test"])
-        '; did you mean seed?'
-    """
+    """What stands behind an error about an unknown `word`: the closest of the `known` ones, or nothing."""
     close = difflib.get_close_matches(word, list(known), 1)
     return f"; did you mean {group}{close[0]}?" if close else ""

@@ -115,11 +115,7 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Iterable[Any]])
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file is missing, unreadable or no JSON.
-    """
+    """Read a JSON file; an `InputError` where it is missing, unreadable or no JSON."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -150,9 +146,8 @@ def read_npy(path: Path) -> np.memmap:
         found = damaged if magic == b"\x93NUMPY" else "another format"
         raise InputError(f"{path}: expected a .npy file of numbers, found {found}; save it with numpy.save") from error
     if array.size == 0 or array.offset + array.nbytes != size:
-        raise InputError(
-            f"{path}: expected a whole .npy file, found {size:,} bytes for shape {array.shape}; save it again"
-        )
+        found = f"{size:,} bytes for shape {array.shape}"
+        raise InputError(f"{path}: expected a whole .npy file, found {found}; save it again")
     return array
 
 
@@ -176,17 +171,11 @@ def is_folder(path: Path) -> bool:
 
 
 def require_space(folder: Path, num_bytes: int, what: str) -> None:
-    """Check that the disk of an existing `folder` has `num_bytes` left for `what`.
-
-    Raises:
-        InputError: it has less.
-    """
+    """Raise an `InputError` unless the disk of an existing `folder` has `num_bytes` left for `what`."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
-        raise InputError(
-            f"{folder}: expected {num_bytes / 1e6:.0f} MB of free space for {what}, found {free / 1e6:.0f} MB; "
-            "free space or choose another folder"
-        )
+        found = f"{free / 1e6:.0f} MB; free space or choose another folder"
+        raise InputError(f"{folder}: expected {num_bytes / 1e6:.0f} MB of free space for {what}, found {found}")
 
 
 @contextmanager
@@ -200,10 +189,10 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _acquired(folder / ".lock")
     except Timeout as error:
-        left = f"; if it was killed, delete {error.lock_file}" if Path(error.lock_file).name != ".lock" else ""
-        raise InputError(
-            f"{folder}: another process is writing into this folder; wait for it, or choose another{left}"
-        ) from error
+        advice = "wait for it, or choose another"
+        if Path(error.lock_file).name != ".lock":
+            advice += f"; if it was killed, delete {error.lock_file}"
+        raise InputError(f"{folder}: another process is writing into this folder; {advice}") from error
     except OSError as error:
         raise _cannot_write(folder, error) from error
     try:

@@ -23,9 +23,6 @@ class WithinAccuracy(Metric):
 
     `tolerance` is 0 or more, in units of the sum. Before the first batch since a reset the share is NaN.
 
-    Raises:
-        ValueError: a negative tolerance.
-
     Example:
         >>> WithinAccuracy(tolerance=5)(torch.tensor([10.0, 15.0, 15.1]), torch.tensor([10, 10, 10]))
         tensor(0.6667)
@@ -59,12 +56,7 @@ class WithinAccuracy(Metric):
 
 
 class ExactAccuracy(WithinAccuracy):
-    """The share of predictions that `round_sums` to the true sum.
-
-    Example:
-        >>> ExactAccuracy()(torch.tensor([9.6, 10.5, 10.4]), torch.tensor([10, 10, 10]))
-        tensor(0.6667)
-    """
+    """The share of predictions that `round_sums` to the true sum."""
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(tolerance=0, **kwargs)
@@ -96,10 +88,6 @@ def monitor_mode(monitor: str, key: str = "monitor") -> str:
 
     Raises:
         InputError: no such metric is logged while training; errors call it `key`.
-
-    Example:
-        >>> monitor_mode("val/mae"), monitor_mode("val/exact")
-        ('min', 'max')
     """
     modes = {"loss": "min"}
     modes |= {name: "max" if metric.higher_is_better else "min" for name, metric in sum_metrics().items()}
@@ -146,13 +134,12 @@ class StageMetrics(torch.nn.Module):
 
     def state(self) -> dict[str, Any]:
         """All that `load_state` needs, in tensors on the CPU."""
-        return {
-            "kept": [[tensor.cpu().clone() for tensor in batch] for batch in self._kept],
-            "sums": {
-                name: {key: torch.as_tensor(value).cpu().clone() for key, value in metric.metric_state.items()}
-                for name, metric in self._all().items()
-            },
+        kept = [[tensor.cpu().clone() for tensor in batch] for batch in self._kept]
+        sums = {
+            name: {key: torch.as_tensor(value).cpu().clone() for key, value in metric.metric_state.items()}
+            for name, metric in self._all().items()
         }
+        return {"kept": kept, "sums": sums}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""

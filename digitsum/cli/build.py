@@ -71,11 +71,7 @@ def build_datamodule(cfg: DictConfig) -> SumDataModule:
 
 
 def model_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """The arguments of `SumModule` that a config holds: `network`, its `settings` and the `optimizer`'s.
-
-    Raises:
-        InputError: a value out of range.
-    """
+    """The arguments of `SumModule` that a config holds: `network`, its `settings` and the `optimizer`'s, checked."""
     values: Any = OmegaConf.to_container(cfg.model, resolve=True, throw_on_missing=True)
     network = values.pop("network")
     optimizer = OptimizerSettings(**{key: values.pop(key) for key in OptimizerSettings.__dataclass_fields__})
@@ -110,6 +106,7 @@ def build_trainer(cfg: DictConfig, *, several: bool = False, in_sweep: bool = Fa
 
     Raises:
         InputError: an accelerator or a value that this machine or Lightning refuses, or several devices.
+        SystemExit: several devices for the jobs of a sweep.
     """
     # torch would fill all memory that it allocates with NaN; nothing here reads what it has not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -145,19 +142,12 @@ def build_trainer(cfg: DictConfig, *, several: bool = False, in_sweep: bool = Fa
 def build_training(
     cfg: DictConfig, signals: Signals, *, in_sweep: bool, callbacks: Sequence[L.Callback] = ()
 ) -> L.Trainer:
-    """The Trainer of a run, with `callbacks` beside the config's and what every run has: history, clock, resumption.
-
-    Raises:
-        InputError: see `build_trainer`.
-        SystemExit: several devices for the jobs of a sweep.
-    """
+    """The `build_trainer` of a run: with `callbacks`, those of its config, and those that every run has."""
     check_trainer(cfg)
     nodes = {name: settle_monitor(name, node, cfg.monitor) for name, node in (cfg.callbacks or {}).items() if node}
     named = [instantiate(node, _convert_="all") for node in nodes.values()]
     if not any(isinstance(callback, ModelCheckpoint) for callback in named):
-        raise InputError(
-            "callbacks: expected callbacks.checkpoint, which keeps the best weights, found none; leave it in"
-        )
+        raise InputError("callbacks: expected callbacks.checkpoint, which keeps the best weights; leave it in")
     run_dir = Path(cfg.run_dir)
     resumable = Resumable(run_dir / LAST_CHECKPOINT, signals, cfg.save_every_n_steps, cfg.save_every_n_minutes)
     kept = [LearningRateLogger(), MetricsHistory(run_dir / "history.csv"), EpochTimer()]

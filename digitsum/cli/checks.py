@@ -9,24 +9,19 @@ from digitsum.metrics import monitor_mode
 def settle_monitor(name: str, node: DictConfig, monitor: str) -> DictConfig:
     """A callback's config with the direction in which its metric gets better, and with names for what it keeps.
 
-    Raises:
-        InputError: what it monitors is not measured, or cannot be meant.
+    An InputError says that what it monitors is not measured, or cannot be meant.
     """
     if "monitor" not in node:
         return node
     node, key = node.copy(), f"callbacks.{name}"
     mode = monitor_mode(node.monitor, "monitor" if node.monitor == monitor else f"{key}.monitor")
     if node.get("mode") not in (None, mode):
-        better = "less of" if mode == "min" else "more of"
-        raise InputError(
-            f"{key}.mode: expected {mode}, as {better} {node.monitor} is better, got {node.mode}; leave it out"
-        )
+        why = f"as {'less' if mode == 'min' else 'more'} of {node.monitor} is better"
+        raise InputError(f"{key}.mode: expected {mode}, {why}, got {node.mode}; leave it out")
     node.mode = mode
     if "save_top_k" in node:
         if node.monitor != monitor:
-            raise InputError(
-                f"{key}.monitor: expected {monitor}, as a run has it, got {node.monitor}; set monitor instead"
-            )
+            raise InputError(f"{key}.monitor: expected {monitor}, as a run has it, got {node.monitor}; set monitor")
         if node.save_top_k < -1 or node.save_top_k == 0:
             raise InputError(f"{key}.save_top_k: expected 1 or more, or -1 for all epochs, got {node.save_top_k}")
         if node.filename is None:
@@ -37,11 +32,7 @@ def settle_monitor(name: str, node: DictConfig, monitor: str) -> DictConfig:
 
 
 def check_trainer(cfg: DictConfig) -> None:
-    """Refuse, before anything is trained, Trainer arguments with which a run would leave no whole record.
-
-    Raises:
-        InputError: one of them, with what to do.
-    """
+    """Refuse, before anything is trained, Trainer arguments with which a run would leave no whole record."""
     trainer = cfg.trainer
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
     train_batches, val_batches = trainer.limit_train_batches, trainer.limit_val_batches

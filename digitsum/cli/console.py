@@ -37,7 +37,6 @@ class _Stream(io.FileIO):
     """Where a process prints; what comes after its reader has gone, `head` say, is dropped."""
 
     def write(self, data: Any) -> int:
-        """Write bytes."""
         try:
             return super().write(data)
         except BrokenPipeError:

@@ -19,11 +19,7 @@ from digitsum.runs.locate import newest_run, read_config
 
 
 def writable(folder: str | Path, advice: str = "choose another folder with outputs_dir=FOLDER") -> str:
-    """A folder to write in, made where there is none, and tried: before anything is computed for it.
-
-    Raises:
-        InputError: it cannot be written, with the `advice`.
-    """
+    """A folder to write in, made where there is none, and tried; an `InputError` with `advice` where it cannot be."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -38,8 +34,7 @@ def run_folder(outputs_dir: str, resume: str | None) -> str:
     Made here and now, so that two runs started together get two; all processes of one run get the same.
 
     Raises:
-        InputError: there is no run to resume, or the folder cannot be made; or something else than torchrun and
-            Lightning started several processes, which cannot agree here.
+        InputError: no run to resume, no place to write, or processes that neither torchrun nor Lightning started.
     """
     if not is_rank_zero() and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise InputError("hydra.run.dir: expected a folder, the same for all processes of this run; or use torchrun")
@@ -52,11 +47,7 @@ def is_rank_zero() -> bool:
 
 
 def from_rank_zero(name: str, make: Callable[[], Any]) -> str:
-    """What `make` returns in the first process, as text; those that torchrun started with it wait for it, by `name`.
-
-    Raises:
-        InputError: `make` has failed in the first process, which says how.
-    """
+    """What `make` returns in the first process, as text; others that torchrun started wait for it, by `name`, or fail."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # a single one, or Lightning starts others after this
         return str(make())
     from torch.distributed.rendezvous import rendezvous

@@ -26,12 +26,7 @@ def override_key(word: str) -> str:
 
 
 def renamed(keys: Iterable[str]) -> tuple[str, str] | None:
-    """The first of some keys that has another name now, and that name; a key's children and what is searched count too.
-
-    Example:
-        >>> renamed(["seed", "search.model.digit_cost.low"])
-        ('search.model.digit_cost.low', 'search.model.length_penalty.low')
-    """
+    """The first of some keys that has another name now, and that name; a key's children and what is searched count too."""
     for key in keys:
         for old, new in RENAMED.items():
             if re.fullmatch(rf"(search\.)?{re.escape(old)}(\..+)?", key):
@@ -43,10 +38,8 @@ def to_overrides(params: dict[str, Any]) -> list[str]:
     """Settings as words that Hydra parses back; numbers of a trial as it was trained with them.
 
     Example:
-        >>> to_overrides({"model.lr": 0.0011781448719376517, "model.pooling": "max", "trainer.precision": None})
-        ['model.lr=0.00117814', 'model.pooling=max', 'trainer.precision=null']
-        >>> to_overrides({"input": "my digits/a.npy"})
-        ["input='my digits/a.npy'"]
+        >>> to_overrides({"model.lr": 0.0011781448719376517, "trainer.precision": None, "input": "my digits/a.npy"})
+        ['model.lr=0.00117814', 'trainer.precision=null', "input='my digits/a.npy'"]
     """
     return [f"{key}={_written(value)}" for key, value in rounded(params).items()]
 

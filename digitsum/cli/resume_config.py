@@ -33,15 +33,10 @@ def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> Dic
     keys = [override_key(override) for override in overrides]
     for key in keys:
         if not key.startswith(_RESUMABLE_CHANGES):
-            raise InputError(
-                f"{key} cannot change in a resumed run; leave it out, or start a new run with init_from=CHECKPOINT"
-            )
+            raise InputError(f"{key} cannot change in a resumed run; leave it out, or start a new one with init_from")
     try:
         if older := renamed(flatten(record)):
-            raise InputError(
-                "found {}, which is {} since version 0.5; a run that is older cannot be resumed, but a new one can "
-                "start from its weights with init_from=CHECKPOINT".format(*older)
-            )
+            raise InputError("found {}, which is {} since version 0.5; start a new run with init_from".format(*older))
         groups = {
             "data": ArraysData if "root" in record["data"] else ComposedData,
             "model": schemas.model_schema(record["model"]["network"]),
@@ -62,9 +57,7 @@ def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> Dic
         raise InputError(f"{run_dir / CONFIG_FILE}: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OmegaConfBaseException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{run_dir / CONFIG_FILE}: this record does not fit this version of digitsum ({reason})"
-        ) from error
+        raise InputError(f"{run_dir / CONFIG_FILE}: does not fit this version of digitsum ({reason})") from error
     for key in keys:
         OmegaConf.update(recorded, key, OmegaConf.select(cfg, key))
     recorded.run_dir, recorded.outputs_dir, recorded.debug = str(run_dir), cfg.outputs_dir, cfg.debug

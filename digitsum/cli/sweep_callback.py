@@ -119,10 +119,8 @@ class SweepReport(Callback):
                 seen.add(path)
                 self._tell(path, len(seen))
         if len(seen) < self.count and set(folder.glob(_SUBMITTED)) - before:
-            print(
-                f"{self.count - len(seen)} of {self.count} jobs have not ended here; look for them with squeue. When "
-                f"none is left, go on with the same command and {shell_words(**{'hydra.sweep.dir': folder})}"
-            )
+            print(f"{self.count - len(seen)} of {self.count} jobs have not ended here; look for them with squeue.")
+            print("When none is left, go on with the same command and", shell_words(**{"hydra.sweep.dir": folder}))
 
     def _tell(self, file: Path, ended: int) -> None:
         """Print what became of a job, how many are left, and until when; and of the last one what came of them all."""

@@ -119,10 +119,8 @@ def check_same(cfg: DictConfig, run_dir: Path) -> None:
         cfg.trainer.precision = given["trainer"]["precision"] = recorded["trainer"]["precision"]
     for key in given.keys() - {"resume", "debug"}:
         if recorded.get(key) != given[key]:
-            raise InputError(
-                f"{run_dir}: expected a job of this sweep, found one with another {key}; give the command of that "
-                "sweep, or leave hydra.sweep.dir out"
-            )
+            advice = "give the command of that sweep, or leave hydra.sweep.dir out"
+            raise InputError(f"{run_dir}: expected a job of this sweep, found one with another {key}; {advice}")
 
 
 def best_score(run_dir: Path, monitor: str) -> float | None:
@@ -136,10 +134,8 @@ def is_finished(cfg: DictConfig, run_dir: Path) -> bool:
     """Whether a run to resume has reached the end that `cfg` gives it."""
     planned = read_config(run_dir)["trainer"].get("max_epochs")
     if cfg.trainer.max_epochs != planned and cfg.model.schedule != "constant":
-        raise InputError(
-            f"trainer.max_epochs: model.schedule={cfg.model.schedule} was laid out for {planned} epochs and cannot be "
-            "made longer; start a new run with init_from=CHECKPOINT"
-        )
+        planned_as = f"model.schedule={cfg.model.schedule} was laid out for {planned} epochs"
+        raise InputError(f"trainer.max_epochs: {planned_as}; start a new run with init_from=CHECKPOINT")
     return (run_dir / METRICS_FILE).is_file() and cfg.trainer.max_epochs == planned
 
 

@@ -68,10 +68,7 @@ def check(base: DictConfig, wanted: dict[str, Any], settings: dict[str, Any], fi
     """Find what is wrong with the trainings before the first one starts, and compose their data.
 
     `base` is their config without what is searched, `settings` all of it by keys, and `fixed` the command's words for
-    it; `wanted` are the keys to search, with their ranges.
-
-    Raises:
-        InputError: a key to search that is unknown, fixed, or out of its own range; a fixed one that is refused.
+    it; `wanted` are the keys to search, with their ranges: refused if unknown, fixed, or out of what they may be.
     """
     given = [override_key(word) for word in fixed]
     for key in ("resume", "run_dir"):

@@ -31,29 +31,17 @@ _NO_SETTINGS = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run recorded.
-
-    Attributes:
-        folder: the run's.
-        settings: by name, as on the command line; a callback or logger as a whole goes by its class.
-        val: `METRICS` of the best checkpoint on the validation set; shares are fractions 0..1.
-        test: the same on the test set, or None where it has not been evaluated.
-        train: the same on the training set, or None where it is not recorded.
-        curve: for each epoch its number and the MAE on the validation set, NaN where it is not finite.
-        images_per_second: in training, the median of the epochs.
-        fit_seconds: from the first step to the last; of a run that was resumed, since then.
-        num_parameters: that the network learns, or None where that is not recorded.
-    """
+    """What a finished run recorded."""
 
     folder: Path
-    settings: Mapping[str, str]
-    val: Mapping[str, float]
-    test: Mapping[str, float] | None
+    settings: Mapping[str, str]  # by name, as on the command line; a callback or logger as a whole goes by its class
+    val: Mapping[str, float]  # `METRICS` of the best checkpoint on the validation set; shares are fractions 0..1
+    test: Mapping[str, float] | None  # the same on the test set, if it has been evaluated
     train: Mapping[str, float] | None
-    curve: Sequence[tuple[float, float]]
-    images_per_second: float
-    fit_seconds: float
-    num_parameters: float | None
+    curve: Sequence[tuple[float, float]]  # epochs with their MAE on the validation set, NaN where it is not finite
+    images_per_second: float  # in training, the median of the epochs
+    fit_seconds: float  # from the first step, or the last resumption, to the last step
+    num_parameters: float | None  # that the network learns
 
 
 def read_run(folder: Path) -> Run:

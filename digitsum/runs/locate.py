@@ -28,8 +28,7 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a ten
 def newest_run(outputs: Path, *, finished: bool) -> Path:
     """The newest run below `outputs/runs` or `outputs/sweeps`: the last to end if `finished`, else the last to start.
 
-    Raises:
-        InputError: there is none.
+    An `InputError` says that there is none.
     """
     mark = METRICS_FILE if finished else CONFIG_FILE
     for path in _newest_first(outputs, f"runs/*/{mark}", f"sweeps/*/*/{mark}"):
@@ -40,11 +39,7 @@ def newest_run(outputs: Path, *, finished: bool) -> Path:
 
 
 def newest_sweep(outputs: Path) -> Path:
-    """The newest sweep's folder below `outputs/sweeps`.
-
-    Raises:
-        InputError: there is none.
-    """
+    """The newest sweep's folder below `outputs/sweeps`; an `InputError` where there is none."""
     for folder in _newest_first(outputs, "sweeps/*/"):
         return folder
     raise InputError(f"{outputs}: found no sweep; train one with scripts/train.py -m, or name folders of runs")
@@ -59,11 +54,7 @@ def _newest_first(outputs: Path, *patterns: str) -> list[Path]:
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
-    """Every run's folder that is one of `folders` or lies below one, each once, by name; unfinished runs as well.
-
-    Raises:
-        InputError: one of `folders` is none.
-    """
+    """Every run's folder that is one of `folders` or lies below one, each once, by name; unfinished runs as well."""
     found: set[Path] = set()
     for folder in folders:
         if not is_folder(folder):

@@ -24,8 +24,7 @@ class MetricsHistory(Checkpoint):
     alone after the module; put it before the others, so that the row is written before the checkpoint of its step.
 
     Attributes:
-        rows: for each epoch `epoch` (counted from 1), `step`, and every metric by its name; those of an epoch that was
-            not validated have no `val/...`.
+        rows: for each epoch `epoch` (counted from 1), `step`, and every metric that was measured, by its name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,8 +71,7 @@ class BestCheckpoint(ModelCheckpoint):
 class LearningRateLogger(L.Callback):
     """Logs the learning rate that the next batch learns with, as `lr`, every `log_every_n_steps` steps.
 
-    Lightning's `LearningRateMonitor` names it after the optimiser, counts one step less, and logs when the next batch
-    begins. That is after the checkpoint of the step: a resumed run would have the value twice.
+    Lightning's `LearningRateMonitor` logs when the next batch begins, after the step's checkpoint: resumed, twice.
     """
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -24,12 +24,7 @@ _REMARKS = ("repeats", "reason")
 
 
 def rounded(params: dict[str, Any]) -> dict[str, Any]:
-    """A trial's settings as it is trained with them: numbers of six digits, which people can type again.
-
-    Example:
-        >>> rounded({"model.lr": 0.0011781448719376517, "model.conv_dropout": 0.30000000000000004})
-        {'model.lr': 0.00117814, 'model.conv_dropout': 0.3}
-    """
+    """A trial's settings as it is trained with them: numbers of six digits, which people can type again."""
     return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in params.items()}
 
 

@@ -128,16 +128,13 @@ class Search:
             except OSError:
                 raise
             except Exception as error:  # a damaged journal raises whatever Optuna stumbled over
-                raise InputError(
-                    f"{folder / JOURNAL}: expected a study's journal, but it is damaged; choose another study=NAME"
-                ) from error
+                damaged = "expected a study's journal, but it is damaged; choose another study=NAME"
+                raise InputError(f"{folder / JOURNAL}: {damaged}") from error
         for key in sorted(begun.keys() | settings.keys()):
             was, now = begun.get(key, "nothing"), settings.get(key, "nothing")
             if was != now:
-                raise InputError(
-                    f"{folder}: this study was begun with {key}={was}, got {now}; give the same settings again, or "
-                    "choose another study=NAME"
-                )
+                advice = "give the same settings again, or choose another study=NAME"
+                raise InputError(f"{folder}: this study was begun with {key}={was}, got {now}; {advice}")
 
     @contextmanager
     def next_trial(self, num_trials: int) -> "Iterator[optuna.Trial | None]":
