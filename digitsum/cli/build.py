@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from digitsum.cli import schemas
 from digitsum.cli.checks import check_trainer, settle_monitor
 from digitsum.cli.console import ComposingBar
-from digitsum.cli.output_dirs import job_folder, run_folder, swept, writable
+from digitsum.cli.output_dirs import job_folder, run_folder, study_folder, swept, writable
 from digitsum.cli.overrides import override_key
 from digitsum.cli.project import PROJECT
 from digitsum.data.datamodule import ArraysData, ComposedData, SumDataModule
@@ -38,6 +38,7 @@ def register() -> None:
     """Make the schemas known to Hydra, and the resolvers that the configs use to OmegaConf."""
     store = ConfigStore.instance().store
     store(name="train_schema", node=schemas.TrainConfig)
+    store(name="tune_schema", node=schemas.TuneConfig)
     store(name="predict_schema", node=schemas.PredictConfig)
     store(name="make_data_schema", node=schemas.MakeDataConfig)
     store(group="data/schema", name="arrays", node=ArraysData)
@@ -50,6 +51,7 @@ def register() -> None:
         store(group=group, name=name, node=schema)
     OmegaConf.register_new_resolver("project_root", lambda: PROJECT, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+    OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)
     OmegaConf.register_new_resolver("writable", writable, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 

@@ -1,4 +1,4 @@
-"""Where a run or a sweep's job writes, and which of a run's processes does.
+"""Where a run, a sweep's job or a study writes, and which of a run's processes does.
 
 Names are such that nothing else has them and Hydra's command line can parse them back.
 """
@@ -47,7 +47,7 @@ def is_rank_zero() -> bool:
 
 
 def from_rank_zero(name: str, make: Callable[[], Any]) -> str:
-    """What `make` returns in the first process, as text; others that torchrun started wait for it, by `name`, or fail."""
+    """What `make` returns in the first process, as text; the others of torchrun wait for it, by `name`, or fail."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # a single one, or Lightning starts others after this
         return str(make())
     from torch.distributed.rendezvous import rendezvous
@@ -76,6 +76,13 @@ def _run_folder(outputs_dir: str, resume: str | None) -> str:
             folder.mkdir()
             return str(folder)
     raise AssertionError
+
+
+def study_folder(outputs_dir: str, study: str) -> str:
+    """The folder of a study, whose name must be one that Hydra's command line can parse back."""
+    if not re.fullmatch(r"\w[\w.-]*", study, re.ASCII):
+        raise InputError(f"study: expected a name of letters, digits, '.', '_' and '-', got {study!r}")
+    return str(Path(outputs_dir, "studies", study))
 
 
 def job_folder(number: int, overrides: list[str]) -> str:

@@ -26,7 +26,7 @@ def override_key(word: str) -> str:
 
 
 def renamed(keys: Iterable[str]) -> tuple[str, str] | None:
-    """The first of some keys that has another name now, and that name; a key's children and what is searched count too."""
+    """The first of some keys that has another name now, and that name; its children and what is searched count, too."""
     for key in keys:
         for old, new in RENAMED.items():
             if re.fullmatch(rf"(search\.)?{re.escape(old)}(\..+)?", key):

@@ -10,7 +10,6 @@ from typing import Any
 from omegaconf import MISSING
 
 from digitsum.data.augmentation import Augmentation
-from digitsum.errors import InputError
 from digitsum.models.module import OptimizerSettings
 from digitsum.models.registry import NETWORKS
 
@@ -156,6 +155,25 @@ class TrainConfig:
 
 
 @dataclass
+class Pruning:
+    """When a trial may be pruned."""
+
+    startup_trials: int
+    warmup_epochs: int | None
+
+
+@dataclass(kw_only=True)
+class TuneConfig(TrainConfig):
+    """What `scripts/tune.py` is told; the values are those of `conf/tune.yaml`."""
+
+    search: Any
+    study: str
+    num_trials: int
+    sampler_seed: int
+    pruning: Pruning
+
+
+@dataclass
 class PredictConfig:
     """What `scripts/predict.py` is told; the values are those of `conf/predict.yaml`."""
 
@@ -185,8 +203,5 @@ class MakeDataConfig:
 
 def model_schema(network: str) -> type:
     """The flat schema of a network's settings and the optimiser's, as the `model` group has it: types and defaults."""
-    if network not in NETWORKS:
-        raise InputError(f"unknown network {network!r}; known are {', '.join(NETWORKS)}")
-    settings = NETWORKS[network][1]
     fields = [("network", str, field(default=network))]
-    return make_dataclass(f"{network}_model", fields, bases=(OptimizerSettings, settings))
+    return make_dataclass(f"{network}_model", fields, bases=(OptimizerSettings, NETWORKS[network][1]))

@@ -2,66 +2,31 @@
 
 import logging
 import math
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from digitsum.cli import train
 from digitsum.cli.build import build_parts, build_training
 from digitsum.cli.console import log, one_line
 from digitsum.cli.overrides import command_line, override_key, to_overrides
-from digitsum.cli.schemas import TrainConfig
+from digitsum.cli.schemas import TrainConfig, TuneConfig
 from digitsum.errors import InputError, did_you_mean
 from digitsum.training.signals import Signals
 from digitsum.tuning.report import REPORT_FILES, best_of, rounded, write_report
 from digitsum.tuning.search import Pruned, Report, Search
 
 
-@dataclass
-class Pruning:
-    """When a trial may be pruned."""
-
-    startup_trials: int
-    warmup_epochs: int | None
-
-
-@dataclass(kw_only=True)
-class TuneConfig(TrainConfig):
-    """What `scripts/tune.py` is told; the values are those of `conf/tune.yaml`."""
-
-    search: Any
-    study: str
-    num_trials: int
-    sampler_seed: int
-    pruning: Pruning
-
-
 OWN = {*TuneConfig.__dataclass_fields__} - {*TrainConfig.__dataclass_fields__}
 """Keys of a search; all others are its trainings'."""
 PLACES = ("debug", "_dir", "mnist_root", "download", "dirpath")
 """How keys end that no result depends on."""
-
-
-def study_folder(outputs_dir: str, study: str) -> str:
-    """The folder of a study, whose name must be one that Hydra's command line can parse back."""
-    if not re.fullmatch(r"\w[\w.-]*", study, re.ASCII):
-        raise InputError(f"study: expected a name of letters, digits, '.', '_' and '-', got {study!r}")
-    return str(Path(outputs_dir, "studies", study))
-
-
-def register_tune() -> None:
-    """Make the search's schema and resolver known to Hydra and OmegaConf."""
-    ConfigStore.instance().store(name="tune_schema", node=TuneConfig)
-    OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)
 
 
 def check(base: DictConfig, wanted: dict[str, Any], settings: dict[str, Any], fixed: list[str]) -> None:
