@@ -22,7 +22,6 @@ from digitsum.training.signals import Signals
 from digitsum.tuning.report import REPORT_FILES, best_of, rounded, write_report
 from digitsum.tuning.search import Pruned, Report, Search
 
-
 OWN = {*TuneConfig.__dataclass_fields__} - {*TrainConfig.__dataclass_fields__}
 """Keys of a search; all others are its trainings'."""
 PLACES = ("debug", "_dir", "mnist_root", "download", "dirpath")
