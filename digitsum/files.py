@@ -125,7 +125,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_npy(path: Path) -> np.memmap:
-    """Map a `.npy` file into memory, read-only; nothing is read but its header, pickled objects in particular.
+    """Map a `.npy` file into memory, read-only; nothing is read but its header, and pickled objects never.
 
     Raises:
         InputError: the file is missing, unreadable, no `.npy`, empty, cut short, or holds pickled objects.

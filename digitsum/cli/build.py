@@ -112,10 +112,10 @@ def build_trainer(cfg: DictConfig, *, several: bool = False, in_sweep: bool = Fa
     """
     # torch would fill all memory that it allocates with NaN; nothing here reads what it has not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if cfg.trainer.precision == "auto":  # recorded as what it is here, so that it stays so wherever a run goes on
+        cfg.trainer.precision = native_precision(cfg.trainer.accelerator)
     # instantiate() would leave interpolations and typed nodes inside
     arguments: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
-    if arguments["precision"] == "auto":
-        arguments["precision"] = native_precision(arguments["accelerator"])
     if in_sweep and arguments["enable_progress_bar"] is None:
         arguments["enable_progress_bar"] = False
     if arguments["enable_progress_bar"] is not False:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from digitsum.cli.project import PROJECT
 from digitsum.tuning.report import rounded
 
@@ -51,8 +53,7 @@ def _written(value: Any) -> str:
     if re.fullmatch(r"(?!(true|false|null|nan|inf)\Z)[a-z/][\w./-]*", text, re.ASCII | re.IGNORECASE):
         return text
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf would look up what ${...} names
-    # Hydra takes a backslash for itself, unless a quote follows
-    return "'" + re.sub(r"(\\+)\Z|(\\*)'", lambda found: found[1] * 2 if found[1] else found[2] * 2 + r"\'", text) + "'"
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def command_line(script: str, *words: str, **settings: Any) -> str:

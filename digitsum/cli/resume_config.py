@@ -24,8 +24,7 @@ def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> Dic
     Whatever the record says, `run_dir` stays the place that is written to.
 
     Raises:
-        InputError: the record is not one of this version's, names anything but our own and Lightning's callbacks and
-            loggers, or an override would change what the run is.
+        InputError: the record is of another version, names what is neither ours nor Lightning's, or would be changed.
     """
     record = read_config(run_dir)
     if "${" in repr(record):  # a record is resolved: this would be looked up on the reader's machine

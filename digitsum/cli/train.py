@@ -22,7 +22,6 @@ from digitsum.models.checkpoints import read_checkpoint, save_safetensors
 from digitsum.models.module import SumModule
 from digitsum.runs.environment import environment
 from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
-from digitsum.training.precision import native_precision
 from digitsum.training.run import SUMMARY_SUFFIX, count_parameters, train
 from digitsum.training.signals import Signals
 from digitsum.training.warm_start import WARM_STARTS, wants_warm_start, warm_start
@@ -37,8 +36,6 @@ def run(
     if cfg.warm_start not in WARM_STARTS:
         raise InputError(f"warm_start: expected one of {', '.join(WARM_STARTS)}, got {cfg.warm_start!r}")
     run_dir = Path(cfg.run_dir)
-    if cfg.trainer.precision == "auto":  # recorded as what it is here, so that it stays so wherever the run goes on
-        cfg.trainer.precision = native_precision(cfg.trainer.accelerator)
     if cfg.resume is not None and is_finished(cfg, run_dir):
         if in_sweep:
             return best_score(run_dir, cfg.monitor)

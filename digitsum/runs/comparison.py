@@ -5,6 +5,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,10 +114,10 @@ def _text(value: Any) -> str:
 
 def short_value(value: str) -> str:
     """A setting's value as a table has it: a long number to four digits, anything else on one line of 40 characters."""
-    try:
-        return f"{float(value):.4g}" if len(value) > 10 else printable(value, 40)
-    except ValueError:
-        return printable(value, 40)
+    with suppress(ValueError):
+        if len(value) > 10:
+            return f"{float(value):.4g}"
+    return printable(value, 40)
 
 
 def printable(text: str, max_length: int = 1000) -> str:

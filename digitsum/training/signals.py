@@ -30,7 +30,6 @@ class Signals:
     A handler that the process had for SIGTERM or `RESUBMIT` is not replaced, but called at the safe place, after the
     checkpoint. That of submitit resubmits the job at `RESUBMIT` and lets it go on at SIGTERM, the first warning of a
     preemption; either signal waits for any time, and `RESUBMIT` is never lost behind SIGTERM.
-
     """
 
     def __init__(self) -> None:

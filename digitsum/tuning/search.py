@@ -84,8 +84,7 @@ class Search:
         warmup_epochs: how many epochs each trial gets, 1 or more: who leaves the first plateau first is chance.
 
     Raises:
-        InputError: a number out of range; the folder's study was begun with another space or other settings, or is
-            damaged, or it cannot be written.
+        InputError: a number out of range, or a study that was begun otherwise, is damaged, or cannot be written.
     """
 
     def __init__(
