@@ -21,7 +21,7 @@ class Resumable(Checkpoint):
     """Keeps `last.ckpt` such that training from it equals training without a stop, bit for bit on one machine.
 
     It adds to each checkpoint the random state and, in the middle of an epoch, the metrics' sums so far, of each of the
-    run's processes. It writes `last.ckpt`, at `path`, at the end of each epoch, every so many steps or minutes, and when
+    run's processes. It writes `last.ckpt`, at `path`, after each epoch, every so many steps or minutes, and when
     a signal asks one of them to stop, but never after an epoch's last batch, where validation is still to come. Put it
     behind the `ModelCheckpoint`: what that knows of the best epoch belongs to the checkpoint.
 
