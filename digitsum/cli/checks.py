@@ -42,7 +42,7 @@ def check_trainer(cfg: DictConfig) -> None:
         ("barebones", trainer.barebones, no_record),
         ("enable_autolog_hparams", trainer.enable_autolog_hparams, no_record),
         ("enable_checkpointing", trainer.enable_checkpointing is False, "true, because a run keeps its best weights"),
-        ("reload_dataloaders_every_n_epochs", trainer.reload_dataloaders_every_n_epochs, "0, because data stay"),
+        ("reload_dataloaders_every_n_epochs", trainer.reload_dataloaders_every_n_epochs, "0, as data never change"),
         ("limit_train_batches", train_batches is not None and train_batches <= 0, "more than 0, because a run trains"),
         ("limit_val_batches", val_batches is not None and val_batches <= 0, "more than 0, because a run validates"),
         ("max_epochs", epochs == 0, "1 or more, or -1 for no limit"),
