@@ -1,12 +1,14 @@
 """Files: written whole or not at all, read without trusting them, and locked."""
 
+import csv
 import errno
+import io
 import json
 import os
 import secrets
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -23,16 +25,15 @@ except ImportError:  # Windows
 
 _UNFINISHED = ".digitsum-unfinished"
 _SOFT = ".process"
+# what a file system answers that has no locks: Lustre and NFS, as many clusters mount them
 _NO_FLOCK = {errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK}
-"""What a file system answers that has no locks: Lustre and NFS, as many clusters mount them."""
 
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that appears at `path` only once it is complete.
+    """Open a file that appears at `path` only once it is complete and on the disk.
 
-    The bytes go to a temporary file in the same folder, are flushed to the disk, and the file is renamed. A reader
-    therefore sees the old file or the new one, never a half; an exception inside the block leaves the old one.
+    A reader sees the old file or the new one, never a half; an exception inside the block leaves the old one.
 
     Raises:
         InputError: the folder cannot be written (read-only, full, or not a folder).
@@ -47,20 +48,21 @@ def written_whole(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
-        ) from error
+        raise _cannot_write(path, error) from error
     finally:
         with suppress(OSError):  # it may have a name that no file can have
             temporary.unlink()
 
 
+def _cannot_write(path: Path, error: OSError) -> InputError:
+    return InputError(f"cannot write {path}: {error.strerror or error}; free space or choose another folder")
+
+
 @contextmanager
 def folder_written_whole(folder: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `folder`, which is renamed to it once it is complete.
+    """Yield a hidden folder beside `folder`, which is renamed to it once it is complete; an exception removes it.
 
-    An exception inside the block removes it. What killed processes have left there is removed first: the folder of a
-    process that is alive is locked.
+    What killed processes have left there is removed first: the folder of a process that is alive is locked.
 
     Raises:
         OSError: `folder` is there and not empty, or cannot be written.
@@ -103,12 +105,17 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file.
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a table to `path`, whole or not at all; a cell that is None stays empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
-    Raises:
-        InputError: the file is missing, unreadable or no JSON.
-    """
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; an `InputError` where it is missing, unreadable or no JSON."""
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
@@ -118,11 +125,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_npy(path: Path) -> np.memmap:
-    """Map a `.npy` file into memory, read-only; nothing is read but its header.
+    """Map a `.npy` file into memory, read-only; nothing is read but its header, and pickled objects never.
 
     Raises:
-        InputError: the file is missing, unreadable, no `.npy`, empty, cut short, or holds pickled objects (which
-            are never loaded, because unpickling runs whatever code a stranger put there).
+        InputError: the file is missing, unreadable, no `.npy`, empty, cut short, or holds pickled objects.
     """
     magic = b""
     try:
@@ -140,17 +146,13 @@ def read_npy(path: Path) -> np.memmap:
         found = damaged if magic == b"\x93NUMPY" else "another format"
         raise InputError(f"{path}: expected a .npy file of numbers, found {found}; save it with numpy.save") from error
     if array.size == 0 or array.offset + array.nbytes != size:
-        raise InputError(
-            f"{path}: expected a whole .npy file, found {size:,} bytes for shape {array.shape}; save it again"
-        )
+        found = f"{size:,} bytes for shape {array.shape}"
+        raise InputError(f"{path}: expected a whole .npy file, found {found}; save it again")
     return array
 
 
 def allow_open_files(count: int) -> None:
-    """Let this process hold `count` more files open, as far as it may: a mapped file stays open.
-
-    By default many systems allow 1,024, so no more than 10 million images in shards of 10,000.
-    """
+    """Let this process hold `count` more files open, as far as it may: each mapped file stays open."""
     if resource is not None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != resource.RLIM_INFINITY:
@@ -159,27 +161,21 @@ def allow_open_files(count: int) -> None:
 
 
 def exists(path: Path) -> bool:
-    """Whether there is something at `path`; nothing is where a name is too long, or a folder cannot be looked into."""
+    """Whether there is something at `path`; not where a name is too long, or a folder cannot be looked into."""
     return os.path.exists(path)  # noqa: PTH110 - Path.exists raises an OSError there
 
 
 def is_folder(path: Path) -> bool:
-    """Whether there is a folder at `path`; none is where a name is too long, or a folder cannot be looked into."""
+    """Whether there is a folder at `path`, as `exists` has it."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def require_space(folder: Path, num_bytes: int, what: str) -> None:
-    """Check that the disk of an existing `folder` has `num_bytes` left for `what`.
-
-    Raises:
-        InputError: it has less.
-    """
+    """Raise an `InputError` unless the disk of an existing `folder` has `num_bytes` left for `what`."""
     free = shutil.disk_usage(folder).free
     if free < num_bytes:
-        raise InputError(
-            f"{folder}: expected {num_bytes / 1e6:.0f} MB of free space for {what}, found {free / 1e6:.0f} MB; "
-            "free space or choose another folder"
-        )
+        found = f"{free / 1e6:.0f} MB; free space or choose another folder"
+        raise InputError(f"{folder}: expected {num_bytes / 1e6:.0f} MB of free space for {what}, found {found}")
 
 
 @contextmanager
@@ -193,14 +189,12 @@ def locked(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _acquired(folder / ".lock")
     except Timeout as error:
-        left = f"; if it was killed, delete {error.lock_file}" if Path(error.lock_file).name != ".lock" else ""
-        raise InputError(
-            f"{folder}: another process is writing into this folder; wait for it, or choose another{left}"
-        ) from error
+        advice = "wait for it, or choose another"
+        if Path(error.lock_file).name != ".lock":
+            advice += f"; if it was killed, delete {error.lock_file}"
+        raise InputError(f"{folder}: another process is writing into this folder; {advice}") from error
     except OSError as error:
-        raise InputError(
-            f"cannot write {folder}: {error.strerror or error}; free space or choose another folder"
-        ) from error
+        raise _cannot_write(folder, error) from error
     try:
         yield
     finally:
@@ -208,14 +202,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def _acquired(path: Path, patience: float = 0) -> BaseFileLock:
-    """Lock the file `path`, made where there is none.
-
-    Where the file system has no locks, a second file that names its process stands for one.
-
-    Raises:
-        Timeout: another process has the lock, and still has it after `patience` seconds.
-        OSError: the file cannot be written.
-    """
+    """Lock the file `path`; without locks in the file system a second file, which names its process, stands for one."""
     try:
         return FileLock(path, fallback_to_soft=False).acquire(timeout=patience).lock
     except OSError as error:
@@ -228,10 +215,7 @@ def _acquired(path: Path, patience: float = 0) -> BaseFileLock:
 
 
 def _remove_left(soft: Path) -> None:
-    """Remove a soft lock if its process, of this machine, has died without a chance to.
-
-    filelock does so only where a file system can exchange two names, which those without locks seldom can.
-    """
+    """Remove a soft lock whose process, of this machine, has died: filelock only does where names can be exchanged."""
     # one process at a time: what stands there the next moment may be another's
     with SoftFileLock(f"{soft}.break").acquire(timeout=0) as own, suppress(OSError, ValueError, OverflowError):
         (pid, host, *_), (_, here, *_) = (Path(path).read_text().splitlines() for path in (soft, own.lock_file))

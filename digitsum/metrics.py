@@ -1,12 +1,11 @@
 """Metrics of predicted against true sums."""
 
-import difflib
 from typing import Any
 
 import torch
 from torchmetrics import MeanAbsoluteError, MeanMetric, MeanSquaredError, Metric, MetricCollection
 
-from digitsum.errors import InputError
+from digitsum.errors import InputError, did_you_mean
 
 
 def round_sums(preds: torch.Tensor) -> torch.Tensor:
@@ -19,8 +18,15 @@ def round_sums(preds: torch.Tensor) -> torch.Tensor:
     return torch.floor(preds + 0.5)
 
 
-class _Share(Metric):
-    """A share of the predictions in all batches since the last reset; NaN before the first."""
+class WithinAccuracy(Metric):
+    """The share of predictions that are off by at most `tolerance`, boundary included; one that is NaN never is.
+
+    `tolerance` is 0 or more, in units of the sum. Before the first batch since a reset the share is NaN.
+
+    Example:
+        >>> WithinAccuracy(tolerance=5)(torch.tensor([10.0, 15.0, 15.1]), torch.tensor([10, 10, 10]))
+        tensor(0.6667)
+    """
 
     is_differentiable = False
     higher_is_better = True
@@ -28,8 +34,11 @@ class _Share(Metric):
     hits: torch.Tensor
     count: torch.Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, tolerance: float = 5.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        if tolerance < 0:
+            raise ValueError(f"tolerance: expected 0 or more, got {tolerance}")
+        self.tolerance = tolerance
         self.add_state("hits", default=torch.tensor(0), dist_reduce_fx="sum")
         self.add_state("count", default=torch.tensor(0), dist_reduce_fx="sum")
 
@@ -38,51 +47,23 @@ class _Share(Metric):
         if preds.shape != target.shape:  # a column against a row would broadcast to a wrong figure without a word
             shapes = f"{tuple(preds.shape)} and {tuple(target.shape)}"
             raise ValueError(f"expected preds and target of one shape, got {shapes}")
-        self.hits += self._is_hit(preds, target).sum()
+        self.hits += ((preds - target).abs() <= self.tolerance).sum()
         self.count += target.numel()
 
     def compute(self) -> torch.Tensor:
         """The share so far, a float scalar in [0, 1]."""
         return self.hits / self.count
 
-    def _is_hit(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        raise NotImplementedError
 
+class ExactAccuracy(WithinAccuracy):
+    """The share of predictions that `round_sums` to the true sum."""
 
-class WithinAccuracy(_Share):
-    """The share of predictions that are off by at most `tolerance`, boundary included; one that is NaN never is.
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(tolerance=0, **kwargs)
 
-    Args:
-        tolerance: 0 or more, in units of the sum.
-
-    Raises:
-        ValueError: a negative tolerance.
-
-    Example:
-        >>> WithinAccuracy(tolerance=5)(torch.tensor([10.0, 15.0, 15.1]), torch.tensor([10, 10, 10]))
-        tensor(0.6667)
-    """
-
-    def __init__(self, tolerance: float = 5.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        if tolerance < 0:
-            raise ValueError(f"tolerance: expected 0 or more, got {tolerance}")
-        self.tolerance = tolerance
-
-    def _is_hit(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return (preds - target).abs() <= self.tolerance
-
-
-class ExactAccuracy(_Share):
-    """The share of predictions that `round_sums` to the true sum.
-
-    Example:
-        >>> ExactAccuracy()(torch.tensor([9.6, 10.5, 10.4]), torch.tensor([10, 10, 10]))
-        tensor(0.6667)
-    """
-
-    def _is_hit(self, preds: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return round_sums(preds.float()) == target
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        """Add a batch of predictions and true sums, both `(N,)`."""
+        super().update(round_sums(preds.float()), target)
 
 
 def sum_metrics(prefix: str = "") -> MetricCollection:
@@ -103,41 +84,26 @@ def sum_metrics(prefix: str = "") -> MetricCollection:
 
 
 def monitor_mode(monitor: str, key: str = "monitor") -> str:
-    """Whether of a logged metric less or more is better.
-
-    Args:
-        monitor: `train/` or `val/` and the name of a metric.
-        key: what errors call it.
-
-    Returns:
-        `min` or `max`, as Lightning's callbacks have it.
+    """Whether of a logged metric, `val/mae` say, less or more is better: `min` or `max`, as Lightning has it.
 
     Raises:
-        InputError: no such metric is logged while training.
-
-    Example:
-        >>> monitor_mode("val/mae"), monitor_mode("val/exact")
-        ('min', 'max')
+        InputError: no such metric is logged while training; errors call it `key`.
     """
     modes = {"loss": "min"}
     modes |= {name: "max" if metric.higher_is_better else "min" for name, metric in sum_metrics().items()}
     stage, _, name = monitor.partition("/")
     if stage not in ("train", "val") or name not in modes:
         known = [f"{stage}/{name}" for stage in ("val", "train") for name in modes]
-        close = difflib.get_close_matches(monitor, known, 1)
-        hint = f"did you mean {close[0]}?" if close else "nothing else is measured in each epoch"
-        raise InputError(f"{key}: expected val/ or train/ and one of {', '.join(modes)}, got {monitor!r}; {hint}")
+        hint = did_you_mean(monitor, known) or "; nothing else is measured in each epoch"
+        raise InputError(f"{key}: expected val/ or train/ and one of {', '.join(modes)}, got {monitor!r}{hint}")
     return modes[name]
 
 
 class StageMetrics(torch.nn.Module):
-    """Loss and metrics of a stage so far, in this process; `compute` has them over all processes.
+    """Loss and metrics of a stage, `train` or `val`, so far in this process; `compute` has them over all processes.
 
     Batches are kept and added several at once: adding costs several times what a small network's host has to do for a
     step, and what is kept never waits for a GPU.
-
-    Args:
-        stage: `train` or `val`.
     """
 
     _AT_ONCE = 32
@@ -168,13 +134,12 @@ class StageMetrics(torch.nn.Module):
 
     def state(self) -> dict[str, Any]:
         """All that `load_state` needs, in tensors on the CPU."""
-        return {
-            "kept": [[tensor.cpu().clone() for tensor in batch] for batch in self._kept],
-            "sums": {
-                name: {key: torch.as_tensor(value).cpu().clone() for key, value in metric.metric_state.items()}
-                for name, metric in self._all().items()
-            },
+        kept = [[tensor.cpu().clone() for tensor in batch] for batch in self._kept]
+        sums = {
+            name: {key: torch.as_tensor(value).cpu().clone() for key, value in metric.metric_state.items()}
+            for name, metric in self._all().items()
         }
+        return {"kept": kept, "sums": sums}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from a `state`."""

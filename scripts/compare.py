@@ -54,20 +54,10 @@ from digitsum.cli.output_dirs import writable
 from digitsum.errors import InputError
 from digitsum.figures import write_figure
 from digitsum.files import write_text
-from digitsum.runs.comparison import (
-    ABSENT,
-    HIGHER_IS_BETTER,
-    METRICS,
-    Row,
-    Run,
-    compare,
-    labels,
-    metrics_of,
-    printable,
-    read_runs,
-)
+from digitsum.runs import comparison
+from digitsum.runs.comparison import METRICS, Row, Run, printable
 from digitsum.runs.comparison_figures import curves_figure, parallel_figure, settings_figure
-from digitsum.runs.comparison_table import aligned_text, csv_text, escaped, markdown_text, number_cell, table
+from digitsum.runs.comparison_table import aligned_text, escaped, markdown_text, number_cell, table, write_runs
 from digitsum.runs.locate import BEST_CHECKPOINT, find_runs, newest_sweep
 
 
@@ -76,21 +66,21 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser().parse_args(words)
     outputs = Path(arguments.outputs_dir).absolute()
     folders = [Path(folder) for folder in arguments.folders] or [newest_sweep(outputs)]
-    runs, left_out = read_runs(find_runs(folders))
+    runs, reasons = comparison.read_runs(find_runs(folders))
+    left_out = [f"left out: {reason}" for reason in reasons]
     for line in left_out:
-        print(f"left out: {line}")
+        print(line)
     if not runs:
         raise InputError(f"found no finished run in {', '.join(map(str, folders))}; train one with scripts/train.py")
     second = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
     folder = Path(arguments.out or outputs / "comparisons" / second).absolute()
     writable(folder, "choose another folder with --out FOLDER")
-    rows = compare(runs, sort=arguments.sort, each=arguments.each)
+    rows = comparison.compare(runs, sort=arguments.sort, each=arguments.each)
     lines = table(rows)
     best = rows[0].runs[0]
-    notes = [
-        f"{len(runs)} runs; the best has the {'highest' if arguments.sort in HIGHER_IS_BETTER else 'lowest'} "
-        f"val/{arguments.sort} (best checkpoint, validation set): {printable(str(best.folder))}"
-    ]
+    extreme = "highest" if arguments.sort in comparison.HIGHER_IS_BETTER else "lowest"
+    score = f"{extreme} val/{arguments.sort} (best checkpoint, validation set)"
+    notes = [f"{len(runs)} runs; the best has the {score}: {printable(str(best.folder))}"]
     print(f"{aligned_text(lines)}\n\n{notes[0]}", flush=True)
 
     if arguments.test:
@@ -103,23 +93,18 @@ def main(words: Sequence[str] | None = None) -> None:
         figures = ", ".join(f"{name} {number_cell(name, [best.test[name]])}" for name in METRICS)
         notes.append(f"test set, {when}: {figures}")
         print(notes[1])
-    left = [f"left out: {line}" for line in left_out]
-    write_text(folder / "comparison.md", "\n\n".join([markdown_text(lines), *map(escaped, notes + left)]) + "\n")
-    write_text(folder / "comparison.csv", csv_text(rows))
+    write_text(folder / "comparison.md", "\n\n".join([markdown_text(lines), *map(escaped, notes + left_out)]) + "\n")
+    write_runs(rows, folder / "comparison.csv")
     draw(folder, rows, arguments.sort)
     print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.name[0] != '.'))}")
 
 
 def evaluate(run: Run, folder: Path, outputs: Path) -> dict[str, float]:
-    """Evaluate a run's best checkpoint on its test set, into `folder`.
-
-    Raises:
-        InputError: it cannot be evaluated.
-    """
+    """Evaluate a run's best checkpoint on its test set, into `folder`; an InputError where that cannot be."""
     from digitsum.cli.predict import predict_test_set  # takes seconds, and is seldom asked for
 
     try:
-        return metrics_of(predict_test_set(run.folder / BEST_CHECKPOINT, folder, outputs))
+        return comparison.metrics_of(predict_test_set(run.folder / BEST_CHECKPOINT, folder, outputs))
     except InputError as error:
         raise InputError(f"{run.folder}: cannot be evaluated on its test set: {error}") from error
 
@@ -127,17 +112,14 @@ def evaluate(run: Run, folder: Path, outputs: Path) -> dict[str, float]:
 def draw(folder: Path, rows: Sequence[Row], sort: str) -> None:
     """Write the figures of a comparison."""
     runs = [run for row in rows for run in row.runs]
-    groups = [(label, [np.array(run.curve) for run in row.runs]) for label, row in zip(labels(rows), rows, strict=True)]
-    folded = len(runs) > len(rows)
-    write_figure(
-        folder / "curves.png",
-        curves_figure(groups, "Validation error" + (" (thick: mean over seeds, thin: each run)" if folded else "")),
-    )
+    curves = [[np.array(run.curve) for run in row.runs] for row in rows]
+    title = "Validation error" + (" (thick: mean over seeds, thin: each run)" if len(runs) > len(rows) else "")
+    write_figure(folder / "curves.png", curves_figure(list(zip(comparison.labels(rows), curves, strict=True)), title))
     names = [name for name in rows[0].settings if name != "seed"]
+    title = "Validation set, best checkpoint"
     if names:
-        each = {name: [run.settings.get(name, ABSENT) for run in runs] for name in names}
+        each = {name: [run.settings.get(name, comparison.ABSENT) for run in runs] for name in names}
         scores = np.array([run.val[sort] for run in runs])
-        title = "Validation set, best checkpoint"
         write_figure(folder / "settings.png", settings_figure(each, scores, SCORES[sort], f"{title}, {len(runs)} runs"))
     if len(names) > 2:
         values = {name: [row.settings[name] for row in rows] for name in names}

@@ -58,14 +58,9 @@ def main(cfg: DictConfig) -> None:
     train = open_splits(folder, split_seed=0)["train"]
     assert train.sums is not None
     first = train.index[:12]
-    write_figure(
-        folder / "canvases.png",
-        canvases_figure(
-            train.images.gather(first).numpy(),
-            train.sums[first].numpy(),
-            f"The first training canvases ({data.glyphs})",
-        ),
-    )
+    title = f"The first training canvases ({data.glyphs})"
+    figure = canvases_figure(train.images.gather(first).numpy(), train.sums[first].numpy(), title)
+    write_figure(folder / "canvases.png", figure)
     for split, values in read_json(folder / "dataset.json")["statistics"].items():
         log.info("%s: %s", split, ", ".join(f"{name} {value:,}" for name, value in values.items()))
     log.info("wrote %s", folder.resolve())

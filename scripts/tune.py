@@ -38,7 +38,7 @@ from omegaconf import DictConfig, OmegaConf
 from digitsum.cli.auto_settings import settle_auto
 from digitsum.cli.build import register
 from digitsum.cli.overrides import flatten, override_key
-from digitsum.cli.tune import OWN, PLACES, check, conclude, register_tune, run_trials
+from digitsum.cli.tune import OWN, PLACES, check, conclude, run_trials
 from digitsum.errors import InputError
 from digitsum.metrics import monitor_mode
 from digitsum.training.signals import Interrupted, Signals
@@ -46,7 +46,6 @@ from digitsum.tuning.search import Search, require_optuna
 from digitsum.tuning.space import build_space
 
 register()
-register_tune()
 
 
 @hydra.main(version_base="1.3", config_path=f"{PROJECT}/conf", config_name="tune")

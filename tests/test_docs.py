@@ -22,7 +22,6 @@ from omegaconf import OmegaConf
 import digitsum
 from digitsum.cli.build import build_datamodule, model_arguments, register
 from digitsum.cli.overrides import flatten
-from digitsum.cli.tune import register_tune
 from digitsum.models.module import SumModule
 from digitsum.models.registry import NETWORKS
 
@@ -165,7 +164,6 @@ def test_the_hooks_run_what_ci_runs_and_fetch_nothing():
 def composed():
     """Compose a script's config with overrides; of a sweep that of its first job."""
     register()
-    register_tune()
 
     def compose_(config, *words):
         GlobalHydra.instance().clear()

@@ -1,4 +1,4 @@
-"""Settings that say `auto`: they follow the processor and the number of training images."""
+"""Settings that say `auto`: they follow the number of training images."""
 
 from pathlib import Path
 
@@ -8,10 +8,9 @@ from digitsum.cli.console import log
 from digitsum.data.shards import open_splits
 from digitsum.errors import InputError
 from digitsum.training.budget import budget_for, validation_interval
-from digitsum.training.precision import native_precision
 
 AUTO = ("trainer.precision", "data.batch_size", "trainer.max_epochs", "trainer.check_val_every_n_epoch")
-"""The keys that may say `auto`; `warm_start` is decided where the network is known."""
+"""What may say `auto`: these, the precision, which follows the processor, and `warm_start`, which follows both."""
 
 
 def settle_auto(cfg: DictConfig) -> None:
@@ -21,8 +20,6 @@ def settle_auto(cfg: DictConfig) -> None:
         InputError: a number of epochs that is none; see `open_splits` for data of the user's own.
     """
     trainer, data = cfg.trainer, cfg.data
-    if trainer.precision == "auto":
-        trainer.precision = native_precision(trainer.accelerator)
     if "auto" in (data.batch_size, trainer.max_epochs):
         count = data.num_train if "num_train" in data else len(open_splits(Path(data.root), data.split_seed)["train"])
         budget = budget_for(max(1, count))

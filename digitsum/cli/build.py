@@ -14,30 +14,18 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
+from digitsum.cli import schemas
 from digitsum.cli.checks import check_trainer, settle_monitor
 from digitsum.cli.console import ComposingBar
-from digitsum.cli.output_dirs import job_folder, run_folder, swept, writable
+from digitsum.cli.output_dirs import job_folder, run_folder, study_folder, swept, writable
 from digitsum.cli.overrides import override_key
 from digitsum.cli.project import PROJECT
-from digitsum.cli.schemas import (
-    CheckpointSettings,
-    CSVSettings,
-    EarlyStoppingSettings,
-    MakeDataConfig,
-    PredictConfig,
-    PredictionLoggerSettings,
-    TensorBoardSettings,
-    TrainConfig,
-    TrainerSettings,
-    model_schema,
-)
 from digitsum.data.datamodule import ArraysData, ComposedData, SumDataModule
 from digitsum.errors import InputError
 from digitsum.models.checkpoints import WholeCheckpointIO
-from digitsum.models.module import OptimizerSettings, SumModule
+from digitsum.models.module import OptimizerSettings
 from digitsum.models.registry import NETWORKS, network_settings
 from digitsum.runs.locate import LAST_CHECKPOINT
 from digitsum.training.callbacks import EpochTimer, LearningRateLogger, MetricsHistory
@@ -49,43 +37,27 @@ from digitsum.training.signals import Signals
 def register() -> None:
     """Make the schemas known to Hydra, and the resolvers that the configs use to OmegaConf."""
     store = ConfigStore.instance().store
-    store(name="train_schema", node=TrainConfig)
-    store(name="predict_schema", node=PredictConfig)
-    store(name="make_data_schema", node=MakeDataConfig)
+    store(name="train_schema", node=schemas.TrainConfig)
+    store(name="tune_schema", node=schemas.TuneConfig)
+    store(name="predict_schema", node=schemas.PredictConfig)
+    store(name="make_data_schema", node=schemas.MakeDataConfig)
     store(group="data/schema", name="arrays", node=ArraysData)
     store(group="data/schema", name="composed", node=ComposedData)
     for name in NETWORKS:
-        store(group="model/schema", name=name, node=model_schema(name))
-    store(group="trainer/schema", name="trainer", node=TrainerSettings)
-    store(group="callbacks/schema", name="checkpoint", node=CheckpointSettings)
-    store(group="callbacks/schema", name="early_stopping", node=EarlyStoppingSettings)
-    store(group="callbacks/schema", name="prediction_logger", node=PredictionLoggerSettings)
-    store(group="logger/schema", name="tensorboard", node=TensorBoardSettings)
-    store(group="logger/schema", name="csv", node=CSVSettings)
+        store(group="model/schema", name=name, node=schemas.model_schema(name))
+    store(group="trainer/schema", name="trainer", node=schemas.TrainerSettings)
+    for place, schema in schemas.CALLBACKS_AND_LOGGERS.items():
+        group, _, name = place.rpartition("/")
+        store(group=group, name=name, node=schema)
     OmegaConf.register_new_resolver("project_root", lambda: PROJECT, replace=True)
     OmegaConf.register_new_resolver("job_folder", job_folder, replace=True)
+    OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)
     OmegaConf.register_new_resolver("writable", writable, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 
 
-def build_datamodule(cfg: DictConfig) -> SumDataModule:
-    """The data module of a config, with a progress bar for composing."""
-    data = settings_of(cfg.data)
-    return SumDataModule(
-        data,
-        shuffle_seed=cfg.seed,
-        augmentation=settings_of(cfg.augmentation),
-        progress=composing_bar(data),
-    )
-
-
 def settings_of(node: DictConfig) -> Any:
-    """A config node as the dataclass that its schema names.
-
-    Raises:
-        InputError: a value out of range.
-        OmegaConfBaseException: a missing value or one of the wrong type.
-    """
+    """A config node as the dataclass that its schema names, whose error is that of a wrong value."""
     return OmegaConf.to_object(node)
 
 
@@ -94,40 +66,33 @@ def composing_bar(data: ArraysData | ComposedData) -> ComposingBar | None:
     return ComposingBar(data.num_train + data.num_val + data.num_test) if isinstance(data, ComposedData) else None
 
 
-def model_arguments(cfg: DictConfig) -> dict[str, Any]:
-    """The arguments of `SumModule` that a config holds: a network's name, its settings and the optimiser's.
+def build_datamodule(cfg: DictConfig) -> SumDataModule:
+    """The data module of a config, with a progress bar for composing; raises as `settings_of` does."""
+    data, augmentation = settings_of(cfg.data), settings_of(cfg.augmentation)
+    return SumDataModule(data, shuffle_seed=cfg.seed, augmentation=augmentation, progress=composing_bar(data))
 
-    Raises:
-        InputError: a value out of range.
-    """
+
+def model_arguments(cfg: DictConfig) -> dict[str, Any]:
+    """The arguments of `SumModule` that a config holds: `network`, its `settings` and the `optimizer`'s, checked."""
     values: Any = OmegaConf.to_container(cfg.model, resolve=True, throw_on_missing=True)
     network = values.pop("network")
-    optimizer = {key: values.pop(key) for key in OptimizerSettings.__dataclass_fields__}
-    return {
-        "network": network,
-        "settings": network_settings(network, values),
-        "optimizer": OptimizerSettings(**optimizer),
-    }
+    optimizer = OptimizerSettings(**{key: values.pop(key) for key in OptimizerSettings.__dataclass_fields__})
+    return {"network": network, "settings": network_settings(network, values), "optimizer": optimizer}
 
 
-def check_data(arguments: dict[str, Any], datamodule: SumDataModule) -> None:
-    """Refuse data that the network's settings contradict, before anything is composed or read.
+def build_parts(cfg: DictConfig) -> tuple[dict[str, Any], SumDataModule]:
+    """`model_arguments` and `build_datamodule` of a config, before anything is composed or read.
 
     Raises:
-        InputError: see `NetworkSettings.check_num_digits`.
+        InputError: a value out of range, or data that the network's settings contradict.
     """
+    arguments, datamodule = model_arguments(cfg), build_datamodule(cfg)
     if datamodule.data.bucket_by_width and not NETWORKS[arguments["network"]][0].variable_width:
-        raise InputError(
-            f"data.bucket_by_width: expected a network that takes images of any width, got {arguments['network']}; "
-            "leave it out"
-        )
+        found = f"got {arguments['network']}; leave it out"
+        raise InputError(f"data.bucket_by_width: expected a network that takes images of any width, {found}")
     if isinstance(datamodule.data, ComposedData):
         arguments["settings"].check_num_digits(*datamodule.data.layout.digit_range)
-
-
-def build_module(arguments: dict[str, Any], datamodule: SumDataModule) -> SumModule:
-    """The module of `model_arguments` for the images of a data module that is set up."""
-    return SumModule(image_size=datamodule.image_size, train_mean=datamodule.train_mean, **arguments)
+    return arguments, datamodule
 
 
 class LossBar(TQDMProgressBar):
@@ -139,24 +104,23 @@ class LossBar(TQDMProgressBar):
         return {**loss, **super().get_metrics(trainer, pl_module)}
 
 
-def build_trainer(cfg: DictConfig, *, several: bool = False, **more: Any) -> L.Trainer:
-    """Lightning's Trainer of a config.
+def build_trainer(cfg: DictConfig, *, several: bool = False, in_sweep: bool = False, **more: Any) -> L.Trainer:
+    """Lightning's Trainer of a config, with `more` of its arguments, which are no plain values.
 
-    Args:
-        cfg: with `trainer`.
-        several: whether there may be several devices, and so several processes.
-        more: of the Trainer's arguments, what is no plain value.
+    There may be more than one device, and so process, if `several`; nobody sees a job's bar if `in_sweep`.
 
     Raises:
         InputError: an accelerator or a value that this machine or Lightning refuses, or several devices.
+        SystemExit: several devices for the jobs of a sweep.
     """
     # torch would fill all memory that it allocates with NaN; nothing here reads what it has not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if cfg.trainer.precision == "auto":  # recorded as what it is here, so that it stays so wherever a run goes on
+        cfg.trainer.precision = native_precision(cfg.trainer.accelerator)
     # instantiate() would leave interpolations and typed nodes inside
-    arguments = OmegaConf.to_container(cfg.trainer, resolve=True)
-    assert isinstance(arguments, dict)
-    if arguments["precision"] == "auto":
-        arguments["precision"] = native_precision(arguments["accelerator"])
+    arguments: Any = OmegaConf.to_container(cfg.trainer, resolve=True)
+    if in_sweep and arguments["enable_progress_bar"] is None:
+        arguments["enable_progress_bar"] = False
     if arguments["enable_progress_bar"] is not False:
         # into a file the bar writes a line each time, and of a GPU it reads the loss: seldom, then
         device = cfg.trainer.accelerator != "cpu" and torch.accelerator.is_available()
@@ -175,63 +139,40 @@ def build_trainer(cfg: DictConfig, *, several: bool = False, **more: Any) -> L.T
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if "TORCHELASTIC_RUN_ID" in os.environ and started != count:
         raise InputError(f"trainer.devices: expected those of the {started} processes of torchrun, got {count}")
+    if count > 1 and in_sweep:  # no InputError: it is the whole sweep that cannot be, not this job
+        sys.exit("error: trainer.devices: expected one device for each job of a sweep, got several; leave -m out")
     return trainer
 
 
 def build_training(
     cfg: DictConfig, signals: Signals, *, in_sweep: bool, callbacks: Sequence[L.Callback] = ()
 ) -> L.Trainer:
-    """The Trainer with the config's callbacks and logger, and with what every run has: history, clock, resumption.
-
-    Args:
-        cfg: a run's config.
-        signals: who knows of a signal.
-        in_sweep: whether the run is one of many.
-        callbacks: beside the config's.
-
-    Raises:
-        InputError: see `build_trainer`.
-        SystemExit: several devices for the jobs of a sweep.
-    """
+    """The `build_trainer` of a run: with `callbacks`, those of its config, and those that every run has."""
     check_trainer(cfg)
     nodes = {name: settle_monitor(name, node, cfg.monitor) for name, node in (cfg.callbacks or {}).items() if node}
     named = [instantiate(node, _convert_="all") for node in nodes.values()]
     if not any(isinstance(callback, ModelCheckpoint) for callback in named):
-        raise InputError(
-            "callbacks: expected callbacks.checkpoint, which keeps the best weights, found none; leave it in"
-        )
-    if in_sweep and cfg.trainer.enable_progress_bar is None:
-        quiet = OmegaConf.merge(cfg, {"trainer": {"enable_progress_bar": False}})  # bars of jobs only fill the logs
-        assert isinstance(quiet, DictConfig)
-        cfg = quiet
-    logger: Logger | bool = instantiate(cfg.logger, _convert_="all") if cfg.logger else False
+        raise InputError("callbacks: expected callbacks.checkpoint, which keeps the best weights; leave it in")
     run_dir = Path(cfg.run_dir)
     resumable = Resumable(run_dir / LAST_CHECKPOINT, signals, cfg.save_every_n_steps, cfg.save_every_n_minutes)
     kept = [LearningRateLogger(), MetricsHistory(run_dir / "history.csv"), EpochTimer()]
-    trainer = build_trainer(
+    return build_trainer(
         cfg,
         several=True,
+        in_sweep=in_sweep,
         callbacks=[*kept, *named, *callbacks, resumable],
-        logger=logger,
+        logger=instantiate(cfg.logger, _convert_="all") if cfg.logger else False,
         # a sweep's job is alone: Slurm's variables are its launcher's, and Lightning would requeue a job by itself, too
         plugins=[WholeCheckpointIO(), *([LightningEnvironment()] if in_sweep else [])],
         default_root_dir=str(run_dir),
     )
-    if in_sweep and trainer.num_devices * trainer.num_nodes > 1:
-        # no InputError: it is the whole sweep that cannot be, not this job
-        sys.exit("error: trainer.devices: expected one device for each job of a sweep, got several; leave -m out")
-    return trainer
 
 
 def hparams(cfg: DictConfig, hydra: Any) -> dict[str, Any]:
     """What TensorBoard's HPARAMS tab shows: of a sweep's job what differs, of a single run what its command names.
 
     A single run also has its main settings there. The tab shows the first few of whatever it gets, in alphabetical
-    order: with more among them, those that matter would be out of sight.
-
-    Args:
-        cfg: the run's config.
-        hydra: Hydra's own config, which knows the command.
+    order: with more among them, those that matter would be out of sight. `hydra` is Hydra's own config.
     """
     words, keys = hydra.overrides.task, {"data", "model", "experiment", "model.lr", "seed", "trainer.max_epochs"}
     if hydra.mode == RunMode.MULTIRUN and swept(words):

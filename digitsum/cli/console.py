@@ -2,7 +2,6 @@
 
 import contextlib
 import ctypes
-import difflib
 import errno
 import functools
 import io
@@ -10,13 +9,15 @@ import logging
 import os
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Callable
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 
 from digitsum.cli.project import PROJECT
-from digitsum.errors import InputError
+from digitsum.errors import InputError, did_you_mean
 from digitsum.training.signals import Interrupted
 
 log = logging.getLogger("digitsum")
@@ -36,7 +37,6 @@ class _Stream(io.FileIO):
     """Where a process prints; what comes after its reader has gone, `head` say, is dropped."""
 
     def write(self, data: Any) -> int:
-        """Write bytes."""
         try:
             return super().write(data)
         except BrokenPipeError:
@@ -61,9 +61,7 @@ def guard_console() -> None:
 def run_script(main: Callable[[], Any], config_name: str = "") -> None:
     """Run a script: a user's mistake becomes one line and exit code 1, a bug keeps its traceback.
 
-    Args:
-        main: the script's program.
-        config_name: of its config, if it is a Hydra program: its keys are proposed for misspelt ones.
+    Of a Hydra program `config_name` is its config, whose keys are proposed for misspelt ones.
     """
     from digitsum.cli.overrides import override_key, renamed
 
@@ -79,7 +77,7 @@ def run_script(main: Callable[[], Any], config_name: str = "") -> None:
         if not is_user_error(error) or os.environ.get("DIGITSUM_DEBUG") == "1":
             raise
         message = one_line(error)
-        sys.exit(f"error: {message}{did_you_mean(message, config_name)}")
+        sys.exit(f"error: {message}{_proposal(message, config_name)}")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -113,7 +111,7 @@ def report_user_errors(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def is_user_error(error: BaseException) -> bool:
     """Whether an exception is about what the user handed over, or about a folder that cannot be written."""
     users = isinstance(error, InputError) or _package(error) in ("hydra", "omegaconf", "submitit")
-    return users or _unwritable(error) is not None or (type(error) is ValueError and _raised_in(error, "hydra."))
+    return users or _unwritable(error) is not None or (type(error) is ValueError and _raised_in_hydra(error))
 
 
 def one_line(error: BaseException) -> str:
@@ -127,15 +125,12 @@ def one_line(error: BaseException) -> str:
         cause = cause.__cause__ or cause.__context__
     if (failed := _unwritable(error)) is not None:
         return f"cannot write {failed.filename}: {failed.strerror}; choose another folder with outputs_dir=FOLDER"
-    if (
-        _package(error) == "submitit"
-    ):  # sbatch's words; or a lost job's state, its output, of which the last line says most
-        lines = [line.strip("- ") for line in str(error).splitlines() if line.strip("- ")]
+    text = str(error)
+    if _package(error) == "submitit":  # sbatch's words; or a lost job's state and output, whose last line says most
+        lines = [line.strip("- ") for line in text.splitlines() if line.strip("- ")]
         return "; ".join(lines if len(lines) < 4 else [*lines[:2], lines[-1]])
-    words = [str(error)]
     if error.__cause__ is not None and _package(error) == "hydra":
-        words.append(str(error.__cause__))
-    text = "\n".join(words)
+        text += f"\n{error.__cause__}"
     if re.search("'hydra/launcher/submitit_(slurm|local)'", text):
         return "this launcher needs submitit; install it with: pip install -e '.[slurm]' -c constraints.txt"
     lines = [line.strip() for line in text.splitlines()]
@@ -143,12 +138,10 @@ def one_line(error: BaseException) -> str:
     return "; ".join(line for line in lines if line and not line.startswith(("object_type=", "reference_type=")))
 
 
-def _raised_in(error: BaseException, package: str) -> bool:
-    """Whether it was raised in the code of `package`: Hydra says some of a command's mistakes in plain exceptions."""
-    frame = error.__traceback__
-    while frame is not None and frame.tb_next is not None:
-        frame = frame.tb_next
-    return frame is not None and frame.tb_frame.f_globals.get("__name__", "").startswith(package)
+def _raised_in_hydra(error: BaseException) -> bool:
+    """Whether Hydra's own code raised it: it says some of a command's mistakes in plain exceptions."""
+    frames = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].startswith("hydra.")
 
 
 def _package(error: BaseException) -> str:
@@ -162,7 +155,7 @@ def _unwritable(error: BaseException) -> OSError | None:
     return cause if isinstance(cause, OSError) and cause.errno in numbers and cause.filename else None
 
 
-def did_you_mean(message: str, config_name: str) -> str:
+def _proposal(message: str, config_name: str) -> str:
     """What a misspelt key, group or choice in one of Hydra's messages was probably meant to be, or nothing."""
     from digitsum.cli.overrides import renamed
 
@@ -170,37 +163,30 @@ def did_you_mean(message: str, config_name: str) -> str:
     if found is None:
         return ""
     name = (found[1] or found[2]).rstrip(".;")
-    conf = Path(PROJECT, "conf")
     group, slash, choice = name.rpartition("/")
     if slash:
-        close = difflib.get_close_matches(choice, [path.stem for path in (conf / group).glob("*.yaml")], 1)
-        return f"; did you mean {group}={close[0]}?" if close else ""
-    older = renamed([name])
-    close = [older[1]] if older else difflib.get_close_matches(name, _known_keys(conf, config_name), 1)
-    return f"; did you mean {close[0]}?" if close else ""
+        return did_you_mean(choice, [path.stem for path in Path(PROJECT, "conf", group).glob("*.yaml")], f"{group}=")
+    if older := renamed([name]):
+        return f"; did you mean {older[1]}?"
+    return did_you_mean(name, _known_keys(config_name))
 
 
-def _known_keys(conf: Path, config_name: str) -> list[str]:
+def _known_keys(config_name: str) -> list[str]:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
+    from digitsum.cli.overrides import flatten
+
     GlobalHydra.instance().clear()
+    conf = Path(PROJECT, "conf")
     # the groups that the command chose decide which keys there are
     chosen = [word.partition("=") for word in sys.argv[1:]]
     groups = [f"{group}={name}" for group, _, name in chosen if (conf / group / f"{name}.yaml").is_file()]
     with initialize_config_dir(str(conf), version_base="1.3"):
         config = OmegaConf.to_container(compose(config_name, groups), resolve=False)
-    keys = [path.name for path in conf.iterdir() if path.is_dir()]
-
-    def walk(prefix: str, node: Any) -> None:
-        for key, value in node.items():
-            keys.append(f"{prefix}{key}")
-            if isinstance(value, dict):
-                walk(f"{prefix}{key}.", value)
-
-    walk("", config)
-    return keys
+    with_parents = [accumulate(key.split("."), "{}.{}".format) for key in flatten(config)]
+    return [*(path.name for path in conf.iterdir() if path.is_dir()), *chain(*with_parents)]
 
 
 def log_written(folder: Path) -> None:
@@ -228,13 +214,6 @@ class ComposingBar:
             self._bar.close()
 
 
-def prepare_process() -> None:
-    """What each process needs: a console that cannot fail, a fast allocator, and no messages that lead nowhere."""
-    guard_console()
-    tune_malloc()
-    _silence_known_messages()
-
-
 def tune_malloc() -> None:
     """Let glibc keep large blocks between steps instead of mapping and clearing them anew each time.
 
@@ -248,8 +227,10 @@ def tune_malloc() -> None:
         libc.mallopt(m_trim_threshold, 2**31 - 1)
 
 
-def _silence_known_messages() -> None:
-    """Drop messages that a user can do nothing about or should not follow."""
+def prepare_process() -> None:
+    """What each process needs: a console that cannot fail, a fast allocator, and no messages that lead nowhere."""
+    guard_console()
+    tune_malloc()
     for message in (
         ".*is smaller than the logging interval.*",  # what is logged by the step counts on from epoch to epoch
         ".*does not have many workers.*",  # data in memory maps is gathered faster without worker processes

@@ -1,32 +1,25 @@
-"""Where a run or a sweep's job writes, and which of a run's processes does.
+"""Where a run, a sweep's job or a study writes, and which of a run's processes does.
 
 Names are such that nothing else has them and Hydra's command line can parse them back.
 """
 
 import contextlib
-import itertools
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Callable
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 from digitsum.errors import InputError
 from digitsum.runs.locate import newest_run, read_config
 
 
 def writable(folder: str | Path, advice: str = "choose another folder with outputs_dir=FOLDER") -> str:
-    """A folder to write in, made where there is none, and tried: before anything is computed for it.
-
-    Args:
-        folder: where to.
-        advice: what to do where it cannot be written.
-
-    Raises:
-        InputError: it cannot be written.
-    """
+    """A folder to write in, made where there is none, and tried; an `InputError` with `advice` where it cannot be."""
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -41,8 +34,7 @@ def run_folder(outputs_dir: str, resume: str | None) -> str:
     Made here and now, so that two runs started together get two; all processes of one run get the same.
 
     Raises:
-        InputError: there is no run to resume, or the folder cannot be made; or something else than torchrun and
-            Lightning started several processes, which cannot agree here.
+        InputError: no run to resume, no place to write, or processes that neither torchrun nor Lightning started.
     """
     if not is_rank_zero() and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise InputError("hydra.run.dir: expected a folder, the same for all processes of this run; or use torchrun")
@@ -54,21 +46,17 @@ def is_rank_zero() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "NODE_RANK", "SLURM_PROCID"))
 
 
-def from_rank_zero(name: str, make: Callable[[], str]) -> str:
-    """What `make` returns in the first process; those that torchrun started with it wait for it, by `name`.
-
-    Raises:
-        InputError: whatever `make` raised in the first process, which says what it was.
-    """
+def from_rank_zero(name: str, make: Callable[[], Any]) -> str:
+    """What `make` returns in the first process, as text; the others of torchrun wait for it, by `name`, or fail."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:  # a single one, or Lightning starts others after this
-        return make()
+        return str(make())
     from torch.distributed.rendezvous import rendezvous
 
     store, _, _ = next(rendezvous("env://"))
     result = ""
     if is_rank_zero():
         try:
-            result = make()
+            result = str(make())
         finally:
             store.set(name, result)
     elif not (result := store.get(name).decode()):
@@ -81,14 +69,20 @@ def _run_folder(outputs_dir: str, resume: str | None) -> str:
         folder = newest_run(Path(outputs_dir), finished=False) if resume == "latest" else Path(resume).absolute()
         read_config(folder)  # before Hydra's log makes a folder of whatever was named
         return writable(folder, "copy the run elsewhere and give resume=COPY")
-    runs = Path(writable(f"{outputs_dir}/runs"))
-    second = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    for number in itertools.count(2):
-        folder = runs / (second if number == 2 else f"{second}_{number - 1}")
+    second = Path(writable(f"{outputs_dir}/runs"), datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    for suffix in chain([""], (f"_{number}" for number in count(2))):
+        folder = second.with_name(second.name + suffix)
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
             return str(folder)
     raise AssertionError
+
+
+def study_folder(outputs_dir: str, study: str) -> str:
+    """The folder of a study, whose name must be one that Hydra's command line can parse back."""
+    if not re.fullmatch(r"\w[\w.-]*", study, re.ASCII):
+        raise InputError(f"study: expected a name of letters, digits, '.', '_' and '-', got {study!r}")
+    return str(Path(outputs_dir, "studies", study))
 
 
 def job_folder(number: int, overrides: list[str]) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from digitsum.cli.project import PROJECT
 from digitsum.tuning.report import rounded
 
@@ -26,12 +28,7 @@ def override_key(word: str) -> str:
 
 
 def renamed(keys: Iterable[str]) -> tuple[str, str] | None:
-    """The first of some keys that has another name now, and that name; a key's children and what is searched count too.
-
-    Example:
-        >>> renamed(["seed", "search.model.digit_cost.low"])
-        ('search.model.digit_cost.low', 'search.model.length_penalty.low')
-    """
+    """The first of some keys that has another name now, and that name; its children and what is searched count, too."""
     for key in keys:
         for old, new in RENAMED.items():
             if re.fullmatch(rf"(search\.)?{re.escape(old)}(\..+)?", key):
@@ -43,10 +40,8 @@ def to_overrides(params: dict[str, Any]) -> list[str]:
     """Settings as words that Hydra parses back; numbers of a trial as it was trained with them.
 
     Example:
-        >>> to_overrides({"model.lr": 0.0011781448719376517, "model.pooling": "max", "trainer.precision": None})
-        ['model.lr=0.00117814', 'model.pooling=max', 'trainer.precision=null']
-        >>> to_overrides({"input": "my digits/a.npy"})
-        ["input='my digits/a.npy'"]
+        >>> to_overrides({"model.lr": 0.0011781448719376517, "trainer.precision": None, "input": "my digits/a.npy"})
+        ['model.lr=0.00117814', 'trainer.precision=null', "input='my digits/a.npy'"]
     """
     return [f"{key}={_written(value)}" for key, value in rounded(params).items()]
 
@@ -58,17 +53,13 @@ def _written(value: Any) -> str:
     if re.fullmatch(r"(?!(true|false|null|nan|inf)\Z)[a-z/][\w./-]*", text, re.ASCII | re.IGNORECASE):
         return text
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # OmegaConf would look up what ${...} names
-    # Hydra takes a backslash for itself, unless a quote follows
-    return "'" + re.sub(r"(\\+)\Z|(\\*)'", lambda found: found[1] * 2 if found[1] else found[2] * 2 + r"\'", text) + "'"
+    return QuotedString(text, Quote.single).with_quotes()
 
 
 def command_line(script: str, *words: str, **settings: Any) -> str:
     r"""A command to paste into a shell, where Hydra gets each value exactly, whatever characters it has.
 
-    Args:
-        script: `scripts/train.py`, say.
-        words: overrides that are written already.
-        settings: by key; `outputs_dir` is left out where it is the default.
+    `words` are overrides that are written already, and `settings` those by key; a default `outputs_dir` is left out.
 
     Example:
         >>> print(command_line("scripts/predict.py", ckpt_path="a, b.ckpt", split="test"))
@@ -79,9 +70,8 @@ def command_line(script: str, *words: str, **settings: Any) -> str:
 
 def shell_words(*words: str, **settings: Any) -> str:
     """The words of `command_line`, to be added to some command."""
-    if "outputs_dir" in settings:
-        outputs_dir = unless_default(settings.pop("outputs_dir"))
-        settings |= {} if outputs_dir is None else {"outputs_dir": outputs_dir}
+    if "outputs_dir" in settings and (outputs_dir := unless_default(settings.pop("outputs_dir"))):
+        settings["outputs_dir"] = outputs_dir
     return " ".join(map(shell_quote, [*words, *to_overrides(settings)]))
 
 

@@ -8,17 +8,8 @@ import lightning.pytorch.callbacks
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from digitsum.cli import schemas
 from digitsum.cli.overrides import flatten, override_key, renamed
-from digitsum.cli.schemas import (
-    CheckpointSettings,
-    CSVSettings,
-    EarlyStoppingSettings,
-    PredictionLoggerSettings,
-    TensorBoardSettings,
-    TrainConfig,
-    TrainerSettings,
-    model_schema,
-)
 from digitsum.data.augmentation import Augmentation
 from digitsum.data.datamodule import ArraysData, ComposedData
 from digitsum.errors import InputError
@@ -28,16 +19,12 @@ _RESUMABLE_CHANGES = ("trainer.", "save_every_", "test", "debug", "resume", "out
 
 
 def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> DictConfig:
-    """The config that a run recorded, to resume it: checked like one from the command line, and never obeyed.
+    """The config that the run in `run_dir` recorded, with the `overrides` of the command `cfg` that resumes it.
 
-    Args:
-        cfg: the config of the resuming command.
-        run_dir: the run's folder; whatever its config says, it stays the place that is written to.
-        overrides: of the resuming command.
+    Whatever the record says, `run_dir` stays the place that is written to.
 
     Raises:
-        InputError: the record is not one of this version's, names anything but our own and Lightning's callbacks and
-            loggers, or an override would change what the run is.
+        InputError: the record is of another version, names what is neither ours nor Lightning's, or would be changed.
     """
     record = read_config(run_dir)
     if "${" in repr(record):  # a record is resolved: this would be looked up on the reader's machine
@@ -45,40 +32,37 @@ def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> Dic
     keys = [override_key(override) for override in overrides]
     for key in keys:
         if not key.startswith(_RESUMABLE_CHANGES):
-            raise InputError(
-                f"{key} cannot change in a resumed run; leave it out, or start a new run with init_from=CHECKPOINT"
-            )
+            raise InputError(f"{key} cannot change in a resumed run; leave it out, or start a new one with init_from")
     try:
         if older := renamed(flatten(record)):
-            raise InputError(
-                "found {}, which is {} since version 0.5; a run that is older cannot be resumed, but a new one can "
-                "start from its weights with init_from=CHECKPOINT".format(*older)
-            )
-        data = ArraysData if "root" in record["data"] else ComposedData
-        model = model_schema(record["model"]["network"])
-        recorded = OmegaConf.structured(TrainConfig)
-        schemas = {"data": data, "model": model, "augmentation": Augmentation, "trainer": TrainerSettings}
-        for group, schema in schemas.items():
+            raise InputError("found {}, which is {} since version 0.5; start a new run with init_from".format(*older))
+        groups = {
+            "data": ArraysData if "root" in record["data"] else ComposedData,
+            "model": schemas.model_schema(record["model"]["network"]),
+            "augmentation": Augmentation,
+            "trainer": schemas.TrainerSettings,
+        }
+        recorded = OmegaConf.structured(schemas.TrainConfig)
+        for group, schema in groups.items():
             recorded[group] = OmegaConf.merge(OmegaConf.structured(schema), record[group])
         recorded.callbacks = {name: _known(node) for name, node in record["callbacks"].items()}
         recorded.logger = _known(record["logger"])
-        for key in TrainConfig.__dataclass_fields__:
-            if key not in (*schemas, "callbacks", "logger"):
-                recorded[key] = record[key] if key in record else cfg[key]
+        for key in recorded.keys() - {*groups, "callbacks", "logger"}:
+            recorded[key] = record[key] if key in record else cfg[key]
         OmegaConf.to_container(recorded, throw_on_missing=True)
-        if not _is_plain(recorded.trainer) or recorded.trainer._target_ != TrainerSettings._target_:
+        if not _is_plain(recorded.trainer) or recorded.trainer._target_ != schemas.TrainerSettings._target_:
             raise InputError(f"refuses to build {str(recorded.trainer._target_)!r} as a trainer of plain values")
     except InputError as error:
         raise InputError(f"{run_dir / CONFIG_FILE}: {error}") from error
     except (LookupError, TypeError, ValueError, AttributeError, RecursionError, OmegaConfBaseException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{run_dir / CONFIG_FILE}: this record does not fit this version of digitsum ({reason})"
-        ) from error
+        raise InputError(f"{run_dir / CONFIG_FILE}: does not fit this version of digitsum ({reason})") from error
     for key in keys:
         OmegaConf.update(recorded, key, OmegaConf.select(cfg, key))
     recorded.run_dir, recorded.outputs_dir, recorded.debug = str(run_dir), cfg.outputs_dir, cfg.debug
-    if data is ComposedData:  # composed sets are kept on this machine, and nothing is downloaded for a record's sake
+    if (
+        groups["data"] is ComposedData
+    ):  # composed sets are kept on this machine, and nothing is downloaded for a record's sake
         recorded.data.datasets_dir = f"{cfg.outputs_dir}/datasets"
         recorded.data.download = False
     for node in (*recorded.callbacks.values(), recorded.logger):
@@ -93,7 +77,6 @@ def _known(node: dict[str, Any] | None) -> Any:
     if not node:
         return {}
     target = node["_target_"]
-    schemas = (CheckpointSettings, EarlyStoppingSettings, PredictionLoggerSettings, TensorBoardSettings, CSVSettings)
     if not _is_plain(node):
         raise InputError(f"refuses to build {target!r} of anything but plain values")
     for key in ("filename", "name", "version"):  # of what is written into the run's folder
@@ -101,7 +84,7 @@ def _known(node: dict[str, Any] | None) -> Any:
         value = re.sub(r"\{[\w/]+(:\d?\d?(\.\d)?[a-z]?)?\}", "", str(node.get(key) or ""))
         if re.search(r"[/\\:]", value) or value in (".", ".."):
             raise InputError(f"{key}: expected a name, found the path {value!r}")
-    for schema in schemas:
+    for schema in schemas.CALLBACKS_AND_LOGGERS.values():
         if schema._target_ == target:
             return OmegaConf.merge(OmegaConf.structured(schema), node)
     module, _, name = target.rpartition(".")

@@ -10,7 +10,6 @@ from typing import Any
 from omegaconf import MISSING
 
 from digitsum.data.augmentation import Augmentation
-from digitsum.errors import InputError
 from digitsum.models.module import OptimizerSettings
 from digitsum.models.registry import NETWORKS
 
@@ -120,6 +119,16 @@ class CSVSettings:
     flush_logs_every_n_steps: int = 100
 
 
+CALLBACKS_AND_LOGGERS: dict[str, Any] = {
+    "callbacks/schema/checkpoint": CheckpointSettings,
+    "callbacks/schema/early_stopping": EarlyStoppingSettings,
+    "callbacks/schema/prediction_logger": PredictionLoggerSettings,
+    "logger/schema/tensorboard": TensorBoardSettings,
+    "logger/schema/csv": CSVSettings,
+}
+"""Their schemas by the names that conf/ has for them."""
+
+
 @dataclass(kw_only=True)
 class TrainConfig:
     """What `scripts/train.py` is told; the values are those of `conf/train.yaml`."""
@@ -143,6 +152,25 @@ class TrainConfig:
     outputs_dir: str
     run_dir: str
     debug: bool
+
+
+@dataclass
+class Pruning:
+    """When a trial may be pruned."""
+
+    startup_trials: int
+    warmup_epochs: int | None
+
+
+@dataclass(kw_only=True)
+class TuneConfig(TrainConfig):
+    """What `scripts/tune.py` is told; the values are those of `conf/tune.yaml`."""
+
+    search: Any
+    study: str
+    num_trials: int
+    sampler_seed: int
+    pruning: Pruning
 
 
 @dataclass
@@ -176,8 +204,5 @@ class MakeDataConfig:
 
 def model_schema(network: str) -> type:
     """The flat schema of a network's settings and the optimiser's, as the `model` group has it: types and defaults."""
-    if network not in NETWORKS:
-        raise InputError(f"unknown network {network!r}; known are {', '.join(NETWORKS)}")
-    settings = NETWORKS[network][1]
     fields = [("network", str, field(default=network))]
-    return make_dataclass(f"{network}_model", fields, bases=(OptimizerSettings, settings))
+    return make_dataclass(f"{network}_model", fields, bases=(OptimizerSettings, NETWORKS[network][1]))

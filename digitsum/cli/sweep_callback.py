@@ -28,8 +28,7 @@ from digitsum.training.signals import Signals
 
 JOB_FILE = "job.json"
 """What became of a sweep's job: `number`, `settings`, `status`, `score`, `seconds`, `reason`."""
-SUBMITTED = ".submitit/*/*_submitted.pkl"
-"""What submitit leaves of each job that it has submitted."""
+_SUBMITTED = ".submitit/*/*_submitted.pkl"  # what submitit leaves of each job that it has submitted
 
 
 class SweepReport(Callback):
@@ -42,10 +41,8 @@ class SweepReport(Callback):
     def __init__(self) -> None:
         self.count = 0
         self._argv = sys.argv
-        self._monitor = ""
-        self._outputs_dir = ""
-        self._begin = 0.0
-        self._job_begin = 0.0
+        self._monitor = self._outputs_dir = ""
+        self._begin = self._job_begin = 0.0
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Arrive in a job's process, which knows neither the command nor this project's resolvers."""
@@ -57,8 +54,7 @@ class SweepReport(Callback):
         """Count the jobs and compose the data that they share.
 
         Raises:
-            SystemExit: there is no Slurm here, or the sweep's folder cannot be written: no InputError, because Hydra
-                turns a callback's exceptions into warnings.
+            SystemExit: no Slurm, or no folder to write: of an InputError Hydra would make a warning.
         """
         launcher = config.hydra.launcher._target_
         if launcher.endswith("SlurmLauncher") and shutil.which("srun") is None:
@@ -67,7 +63,7 @@ class SweepReport(Callback):
             folder = Path(writable(config.hydra.sweep.dir))
         except InputError as error:
             sys.exit(f"error: {error}")
-        words = [*(f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items())]
+        words = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
         overrides = OverridesParser.create().parse_overrides([*words, *config.hydra.overrides.task])
         self.count = sum(map(len, BasicSweeper.split_arguments(overrides, None)))
         self._monitor, self._outputs_dir, self._begin = config.monitor, config.outputs_dir, time.time()
@@ -97,24 +93,21 @@ class SweepReport(Callback):
         done = job_return.status == JobStatus.COMPLETED
         result = job_return._return_value
         folder = Path(config.hydra.runtime.output_dir)
-        seconds = time.time() - self._job_begin
-        write_json(
-            folder / JOB_FILE,
-            {
-                "number": config.hydra.job.num,
-                "settings": list(config.hydra.overrides.task),
-                "status": "finished" if done else "failed",
-                "score": result if done else None,
-                "seconds": round(seconds, 3),
-                "reason": None if done else one_line(result),
-            },
-        )
+        content = {
+            "number": config.hydra.job.num,
+            "settings": list(config.hydra.overrides.task),
+            "status": "finished" if done else "failed",
+            "score": result if done else None,
+            "seconds": round(time.time() - self._job_begin, 3),
+            "reason": None if done else one_line(result),
+        }
+        write_json(folder / JOB_FILE, content)
         self._tell(folder / JOB_FILE, len(list(folder.parent.glob(f"*/{JOB_FILE}"))))
 
     def _follow(self, folder: Path) -> None:
         """Tell of the jobs of other machines until all have ended, or the main thread has."""
         print(f"the jobs' output goes to {folder}/.submitit; Ctrl-C does not stop jobs that Slurm has, scancel does")
-        before, seen = set(folder.glob(SUBMITTED)), set[Path]()
+        before, seen = set(folder.glob(_SUBMITTED)), set[Path]()
         over = False
         while len(seen) < self.count and not over:
             threading.main_thread().join(1)
@@ -125,11 +118,9 @@ class SweepReport(Callback):
             for path in sorted(set(folder.glob(f"*/{JOB_FILE}")) - seen, key=lambda path: path.stat().st_mtime):
                 seen.add(path)
                 self._tell(path, len(seen))
-        if len(seen) < self.count and set(folder.glob(SUBMITTED)) - before:
-            print(
-                f"{self.count - len(seen)} of {self.count} jobs have not ended here; look for them with squeue. When "
-                f"none is left, go on with the same command and {shell_words(**{'hydra.sweep.dir': folder})}"
-            )
+        if len(seen) < self.count and set(folder.glob(_SUBMITTED)) - before:
+            print(f"{self.count - len(seen)} of {self.count} jobs have not ended here; look for them with squeue.")
+            print("When none is left, go on with the same command and", shell_words(**{"hydra.sweep.dir": folder}))
 
     def _tell(self, file: Path, ended: int) -> None:
         """Print what became of a job, how many are left, and until when; and of the last one what came of them all."""

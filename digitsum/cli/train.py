@@ -11,11 +11,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from digitsum.cli.auto_settings import AUTO, settle_auto
-from digitsum.cli.build import build_datamodule, build_module, build_training, check_data, model_arguments
+from digitsum.cli.build import build_parts, build_training
 from digitsum.cli.console import log, log_written
 from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero
 from digitsum.cli.overrides import command_line, shell_quote
-from digitsum.data.datamodule import SumDataModule
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import metrics_table
 from digitsum.figures import tolerate_failure, write_figure
@@ -46,15 +45,13 @@ def run(
             return best_score(run_dir, cfg.monitor)
         print(f"{run_dir} is finished; give it a new end with trainer.max_epochs=N")
         return None
-    arguments = model_arguments(cfg)
-    datamodule = build_datamodule(cfg)
-    check_data(arguments, datamodule)
+    arguments, datamodule = build_parts(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer = build_training(cfg, signals, in_sweep=in_sweep, callbacks=callbacks)
-    from_rank_zero("data", lambda: prepared(datamodule))
+    from_rank_zero("data", datamodule.prepare_data)
     datamodule.prepare_data()  # on a node whose disk is another
     datamodule.setup()
-    module = build_module(arguments, datamodule)
+    module = SumModule(image_size=datamodule.image_size, train_mean=datamodule.train_mean, **arguments)
     ckpt_path = restore(run_dir) if cfg.resume is not None else None
     if cfg.resume is None and cfg.init_from is not None:
         copy_weights(Path(cfg.init_from), module)
@@ -83,8 +80,7 @@ def run(
         # best, last and the one being written: weights and Adam's two means, in float32
         require_space(run_dir, 3 * 12 * count_parameters(module) + 2**24, "checkpoints")
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in datamodule.splits.items())
-    height, width = datamodule.image_size
-    log.info("data: %s images of %dx%d", sizes, height, width)
+    log.info("data: %s images of %dx%d", sizes, *datamodule.image_size)
     log.info("model: %s, %s parameters", arguments["network"], f"{count_parameters(module):,}")
     devices = trainer.num_devices * trainer.num_nodes
     log.info("device: %s, %d in all; precision: %s", trainer.strategy.root_device, devices, trainer.precision)
@@ -112,12 +108,6 @@ def run(
     return score
 
 
-def prepared(datamodule: SumDataModule) -> str:
-    """The folder of the data, which are composed now unless they are cached."""
-    datamodule.prepare_data()
-    return str(datamodule.folder)
-
-
 def make_paths_absolute(cfg: DictConfig) -> None:
     """Let a run's record name its data from wherever it is read."""
     for key in ("root", "mnist_root", "glyph_images", "glyph_labels"):
@@ -134,10 +124,8 @@ def check_same(cfg: DictConfig, run_dir: Path) -> None:
             cfg[group][key] = given[group][key] = recorded[group][key]
     for key in given.keys() - {"resume", "debug"}:
         if recorded.get(key) != given[key]:
-            raise InputError(
-                f"{run_dir}: expected a job of this sweep, found one with another {key}; give the command of that "
-                "sweep, or leave hydra.sweep.dir out"
-            )
+            advice = "give the command of that sweep, or leave hydra.sweep.dir out"
+            raise InputError(f"{run_dir}: expected a job of this sweep, found one with another {key}; {advice}")
 
 
 def best_score(run_dir: Path, monitor: str) -> float | None:
@@ -151,29 +139,26 @@ def is_finished(cfg: DictConfig, run_dir: Path) -> bool:
     """Whether a run to resume has reached the end that `cfg` gives it."""
     planned = read_config(run_dir)["trainer"].get("max_epochs")
     if cfg.trainer.max_epochs != planned and cfg.model.schedule != "constant":
-        raise InputError(
-            f"trainer.max_epochs: model.schedule={cfg.model.schedule} was laid out for {planned} epochs and cannot be "
-            "made longer; start a new run with init_from=CHECKPOINT"
-        )
+        planned_as = f"model.schedule={cfg.model.schedule} was laid out for {planned} epochs"
+        raise InputError(f"trainer.max_epochs: {planned_as}; start a new run with init_from=CHECKPOINT")
     return (run_dir / METRICS_FILE).is_file() and cfg.trainer.max_epochs == planned
 
 
 def restore(run_dir: Path) -> Path | None:
     """Bring a run's folder to the moment of its last checkpoint; returns that, or None where there is none yet."""
     path = run_dir / LAST_CHECKPOINT
-    step = -1
-    if path.is_file():
+    found = path.is_file()
+    if found:
         checkpoint = read_checkpoint(path)
         if not {"global_step", "loops", "optimizer_states", "callbacks"} <= checkpoint.keys():
             raise InputError(f"{path}: expected a checkpoint to resume from, found weights alone; use init_from")
-        step = int(checkpoint["global_step"])
-        log.info("resuming after step %d", step)
+        log.info("resuming after step %d", int(checkpoint["global_step"]))
     else:
         log.info("no checkpoint yet: from the beginning")
     if is_rank_zero():
         for file in (run_dir / METRICS_FILE, *run_dir.rglob(f"events*{SUMMARY_SUFFIX}")):  # not finished any more
             file.unlink(missing_ok=True)
-    return path if step >= 0 else None
+    return path if found else None
 
 
 def copy_weights(path: Path, module: SumModule) -> None:
@@ -181,7 +166,5 @@ def copy_weights(path: Path, module: SumModule) -> None:
     try:
         module.load_state_dict(read_checkpoint(path)["state_dict"])
     except (RuntimeError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"init_from: the weights of {path} do not fit this network and image size; "
-            "give the options that it was trained with"
-        ) from error
+        reason = "do not fit this network and image size; give the options that it was trained with"
+        raise InputError(f"init_from: the weights of {path} {reason}") from error

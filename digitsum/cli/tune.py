@@ -1,50 +1,27 @@
 """A search as a config describes it: its trials trained one after another, and what came of them."""
 
-import difflib
 import logging
 import math
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
 from digitsum.cli import train
-from digitsum.cli.build import build_datamodule, build_training, check_data, model_arguments
+from digitsum.cli.auto_settings import settle_auto
+from digitsum.cli.build import build_parts, build_training
 from digitsum.cli.console import log, one_line
 from digitsum.cli.overrides import command_line, override_key, to_overrides
-from digitsum.cli.schemas import TrainConfig
-from digitsum.errors import InputError
+from digitsum.cli.schemas import TrainConfig, TuneConfig
+from digitsum.errors import InputError, did_you_mean
 from digitsum.training.signals import Signals
 from digitsum.tuning.report import REPORT_FILES, best_of, rounded, write_report
 from digitsum.tuning.search import Pruned, Report, Search
-
-
-@dataclass
-class Pruning:
-    """When a trial may be pruned."""
-
-    startup_trials: int
-    warmup_epochs: int | None
-
-
-@dataclass(kw_only=True)
-class TuneConfig(TrainConfig):
-    """What `scripts/tune.py` is told; the values are those of `conf/tune.yaml`."""
-
-    search: Any
-    study: str
-    num_trials: int
-    sampler_seed: int
-    pruning: Pruning
-
 
 OWN = {*TuneConfig.__dataclass_fields__} - {*TrainConfig.__dataclass_fields__}
 """Keys of a search; all others are its trainings'."""
@@ -52,35 +29,11 @@ PLACES = ("debug", "_dir", "mnist_root", "download", "dirpath")
 """How keys end that no result depends on."""
 
 
-def study_folder(outputs_dir: str, study: str) -> str:
-    """The folder of a study.
-
-    Raises:
-        InputError: its name is none that can be a folder's and Hydra's command line can parse back.
-    """
-    if not re.fullmatch(r"\w[\w.-]*", study, re.ASCII):
-        raise InputError(f"study: expected a name of letters, digits, '.', '_' and '-', got {study!r}")
-    return str(Path(outputs_dir, "studies", study))
-
-
-def register_tune() -> None:
-    """Make the search's schema and resolver known to Hydra and OmegaConf."""
-    ConfigStore.instance().store(name="tune_schema", node=TuneConfig)
-    OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)
-
-
 def check(base: DictConfig, wanted: dict[str, Any], settings: dict[str, Any], fixed: list[str]) -> None:
     """Find what is wrong with the trainings before the first one starts, and compose their data.
 
-    Args:
-        base: the training's config without what is searched.
-        wanted: the search's keys with their ranges.
-        settings: all of `base` by keys.
-        fixed: the command's words for `base`.
-
-    Raises:
-        InputError: a key to search that is none of the training's, is fixed, or has a value out of its own range; a
-            fixed one that is refused.
+    `base` is their config without what is searched, `settings` all of it by keys, and `fixed` the command's words for
+    it; `wanted` are the keys to search, with their ranges: refused if unknown, fixed, or out of what they may be.
     """
     given = [override_key(word) for word in fixed]
     for key in ("resume", "run_dir"):
@@ -88,21 +41,20 @@ def check(base: DictConfig, wanted: dict[str, Any], settings: dict[str, Any], fi
             raise InputError(f"{key}: a study goes on by itself, in a folder of its own; leave it out")
     for key, options in wanted.items():
         if key not in settings or key.endswith((*PLACES, "resume", "monitor")):
-            close = difflib.get_close_matches(key, settings, 1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+            hint = did_you_mean(key, settings)
             raise InputError(f"search.{key}: expected a key of a training of {base.model.network}, found none{hint}")
         if key in given:
             raise InputError(f"{key}: expected it searched or given, got both; leave it out, or add '~search.{key}'")
         for value in options.get("choices", [options.get("low"), options.get("high")]):
             trial = base.copy()
             OmegaConf.update(trial, key, value)
-            check_data(model_arguments(trial), build_datamodule(trial))
-    build_training(base.copy(), Signals(), in_sweep=True)
+            build_parts(trial)
+    settled = base.copy()
+    settle_auto(settled)
+    build_training(settled, Signals(), in_sweep=True)
     if not base.monitor.startswith("val/"):
         raise InputError(f"monitor: expected a metric of the validation set, got {base.monitor}")
-    datamodule = build_datamodule(base)
-    check_data(model_arguments(base), datamodule)
-    datamodule.prepare_data()
+    build_parts(base)[1].prepare_data()
 
 
 def run_trials(search: Search, num_trials: int, fixed: list[str], signals: Signals) -> None:

@@ -12,8 +12,7 @@ from tqdm import tqdm
 
 from digitsum.data.batches import Batch, Batches
 from digitsum.data.pictures import PictureBatches
-from digitsum.figures import Example as Example
-from digitsum.figures import examples_figure as examples_figure
+from digitsum.figures import Example
 from digitsum.metrics import sum_metrics
 from digitsum.models.base import Prediction
 from digitsum.models.module import SumModule

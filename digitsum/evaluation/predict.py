@@ -11,10 +11,10 @@ import lightning as L
 from digitsum.data.batches import Batch, Batches
 from digitsum.data.pictures import NO_DIGITS, PictureBatches
 from digitsum.evaluation.calibration import Calibration
-from digitsum.evaluation.evaluate import Evaluation, Example, example_from_batch, examples_figure, predict
+from digitsum.evaluation.evaluate import Evaluation, example_from_batch, predict
 from digitsum.evaluation.picture_pages import PicturePages, Reading
 from digitsum.evaluation.transcription import TranscriptionAccuracy
-from digitsum.figures import reliability_figure, scatter_figure, write_figure
+from digitsum.figures import Example, examples_figure, reliability_figure, scatter_figure, write_figure
 from digitsum.files import write_json, written_whole
 from digitsum.metrics import round_sums
 from digitsum.models.base import Prediction, interval_of, probability_of

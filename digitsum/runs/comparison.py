@@ -5,6 +5,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,29 +32,17 @@ _NO_SETTINGS = {
 
 @dataclass(frozen=True)
 class Run:
-    """What a finished run recorded.
-
-    Attributes:
-        folder: the run's.
-        settings: by name, as on the command line; a callback or logger as a whole goes by its class.
-        val: `METRICS` of the best checkpoint on the validation set; shares are fractions 0..1.
-        test: the same on the test set, or None where it has not been evaluated.
-        train: the same on the training set, or None where it is not recorded.
-        curve: for each epoch its number and the mean absolute error on the validation set, NaN where it is not finite.
-        images_per_second: in training, the median of the epochs.
-        fit_seconds: from the first step to the last; of a run that was resumed, since then.
-        num_parameters: that the network learns, or None where that is not recorded.
-    """
+    """What a finished run recorded."""
 
     folder: Path
-    settings: Mapping[str, str]
-    val: Mapping[str, float]
-    test: Mapping[str, float] | None
+    settings: Mapping[str, str]  # by name, as on the command line; a callback or logger as a whole goes by its class
+    val: Mapping[str, float]  # `METRICS` of the best checkpoint on the validation set; shares are fractions 0..1
+    test: Mapping[str, float] | None  # the same on the test set, if it has been evaluated
     train: Mapping[str, float] | None
-    curve: Sequence[tuple[float, float]]
-    images_per_second: float
-    fit_seconds: float
-    num_parameters: float | None
+    curve: Sequence[tuple[float, float]]  # epochs with their MAE on the validation set, NaN where it is not finite
+    images_per_second: float  # in training, the median of the epochs
+    fit_seconds: float  # from the first step, or the last resumption, to the last step
+    num_parameters: float | None  # that the network learns
 
 
 def read_run(folder: Path) -> Run:
@@ -98,7 +87,7 @@ def read_runs(folders: Iterable[Path]) -> tuple[list[Run], list[str]]:
     return runs, left_out
 
 
-def recorded_settings(config: Mapping[Any, Any]) -> dict[str, str]:
+def recorded_settings(config: Mapping[Any, Any], prefix: str = "") -> dict[str, str]:
     """A config's values by their names on the command line, both as text; where a class is named, it as well.
 
     Example:
@@ -106,18 +95,14 @@ def recorded_settings(config: Mapping[Any, Any]) -> dict[str, str]:
         {'model.lr': '0.001', 'model.num_digits': '[2,6]', 'logger': 'CSVLogger'}
     """
     found: dict[str, str] = {}
-
-    def walk(prefix: str, node: Mapping[Any, Any]) -> None:
-        for key, value in node.items():
-            name = f"{prefix}{_text(key)}"
-            if isinstance(value, dict):
-                walk(f"{name}.", value)
-            elif key == "_target_":
-                found[prefix.rstrip(".")] = _text(value).rpartition(".")[2]
-            else:
-                found[name] = _text(value)
-
-    walk("", config)
+    for key, value in config.items():
+        name = f"{prefix}{_text(key)}"
+        if isinstance(value, dict):
+            found |= recorded_settings(value, f"{name}.")
+        elif key == "_target_":
+            found[prefix.rstrip(".")] = _text(value).rpartition(".")[2]
+        else:
+            found[name] = _text(value)
     return found
 
 
@@ -129,10 +114,10 @@ def _text(value: Any) -> str:
 
 def short_value(value: str) -> str:
     """A setting's value as a table has it: a long number to four digits, anything else on one line of 40 characters."""
-    try:
-        return f"{float(value):.4g}" if len(value) > 10 else printable(value, 40)
-    except ValueError:
-        return printable(value, 40)
+    with suppress(ValueError):
+        if len(value) > 10:
+            return f"{float(value):.4g}"
+    return printable(value, 40)
 
 
 def printable(text: str, max_length: int = 1000) -> str:
@@ -142,12 +127,7 @@ def printable(text: str, max_length: int = 1000) -> str:
 
 
 def metrics_of(row: Mapping[str, Any]) -> dict[str, float]:
-    """`METRICS` of a row of a run's or a prediction's `metrics.json`.
-
-    Raises:
-        ValueError: one is no number that it can be.
-        LookupError: one is missing.
-    """
+    """`METRICS` of a row of a `metrics.json`; a LookupError or ValueError where one is missing, or impossible."""
     return {name: _checked(row[name], 1 if name in HIGHER_IS_BETTER else _MAX_NUMBER) for name in METRICS}
 
 
@@ -196,11 +176,9 @@ def _key(run: Run, names: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the comparison: a run, or runs that differ in nothing but the seed.
+    """A line of the comparison: a run, or runs that differ in nothing but the seed, the best one first.
 
-    Attributes:
-        runs: the best one first.
-        settings: what sets the row apart from others, by name.
+    `settings` are what sets the row apart from others, by name.
     """
 
     runs: Sequence[Run]
@@ -220,12 +198,9 @@ class Row:
 
 
 def compare(runs: Sequence[Run], *, sort: str = "mae", each: bool = False) -> list[Row]:
-    """Put runs into rows, those that differ only in the seed into one unless `each`; the best row comes first.
+    """Put one or more runs into rows, those that differ only in the seed into one unless `each`; best row first.
 
-    Args:
-        runs: one or more.
-        sort: one of `METRICS`, of the best checkpoint on the validation set; its mean over a row decides.
-        each: a row for each run.
+    That is the one with the best mean of `sort`, one of `METRICS`, on the validation set.
     """
     names = [name for name in differing(runs) if each or name != "seed"]
     sign = -1 if sort in HIGHER_IS_BETTER else 1

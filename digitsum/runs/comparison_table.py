@@ -1,12 +1,12 @@
 """The table of a comparison of runs: for the console, as Markdown, and every run as CSV."""
 
-import csv
-import io
 import math
 import re
 import statistics
 from collections.abc import Sequence
+from pathlib import Path
 
+from digitsum.files import write_csv
 from digitsum.runs.comparison import ABSENT, HIGHER_IS_BETTER, METRICS, Row, differing, printable, short_value
 
 COLUMNS = {"num_parameters": "parameters", "images_per_second": "images/s", "fit_seconds": "fit s"}
@@ -66,15 +66,14 @@ def escaped(text: str) -> str:
     return re.sub(r"([\\|`*<\[])", r"\\\1", text)
 
 
-def csv_text(rows: Sequence[Row]) -> str:
-    """Every run in the order of `rows`, with full numbers; what it lacks stays empty."""
+def write_runs(rows: Sequence[Row], path: Path) -> None:
+    """Write every run in the order of `rows` as CSV, with full numbers; what it lacks stays empty."""
     runs = [(rank, run) for rank, row in enumerate(rows, 1) for run in row.runs]
     names = differing([run for _, run in runs])
     numbers = [*(f"{split}/{name}" for split in ("val", "train", "test") for name in METRICS), *COLUMNS]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", "folder", *names, *numbers])
+    lines = []
     for rank, run in runs:
+        settings = [run.settings.get(name, ABSENT) for name in names]
         found = ["".join(map(repr, Row([run], {}).values(name))) for name in numbers]
-        writer.writerow([rank, printable(str(run.folder)), *(run.settings.get(name, ABSENT) for name in names), *found])
-    return text.getvalue()
+        lines.append([rank, printable(str(run.folder)), *settings, *found])
+    write_csv(path, ["rank", "folder", *names, *numbers], lines)

@@ -5,21 +5,13 @@ import platform
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_PACKAGES = (
-    "torch",
-    "torchvision",
-    "lightning",
-    "torchmetrics",
-    "hydra-core",
-    "numba",
-    "numpy",
-    "scikit-learn",
-)
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "numba", "numpy", "scikit-learn")
 
 
 def environment() -> dict[str, Any]:
@@ -63,10 +55,8 @@ def _git_state(project: Path) -> dict[str, Any] | None:
 
 
 def _processor() -> str:
-    try:
+    with suppress(OSError):  # no Linux
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.split(":", 1)[1].strip()
-    except OSError:
-        pass  # no Linux
     return platform.processor() or platform.machine()

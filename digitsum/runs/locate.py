@@ -28,42 +28,33 @@ _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a ten
 def newest_run(outputs: Path, *, finished: bool) -> Path:
     """The newest run below `outputs/runs` or `outputs/sweeps`: the last to end if `finished`, else the last to start.
 
-    Raises:
-        InputError: there is none.
+    An `InputError` says that there is none.
     """
     mark = METRICS_FILE if finished else CONFIG_FILE
-    found: list[Path] = []
-    with contextlib.suppress(OSError):  # a folder that cannot be looked into, a name too long
-        for pattern in (f"runs/*/{mark}", f"sweeps/*/*/{mark}"):
-            found += outputs.glob(pattern)
-    if finished:
-        found = [path for path in found if (path.parent / BEST_CHECKPOINT).is_file()]
-    if not found:
-        what = "finished run; train one with scripts/train.py or pass ckpt_path=FILE" if finished else "run to resume"
-        raise InputError(f"{outputs}: found no {what}")
-    return max(found, key=_time).parent
+    for path in _newest_first(outputs, f"runs/*/{mark}", f"sweeps/*/*/{mark}"):
+        if not finished or (path.parent / BEST_CHECKPOINT).is_file():
+            return path.parent
+    what = "finished run; train one with scripts/train.py or pass ckpt_path=FILE" if finished else "run to resume"
+    raise InputError(f"{outputs}: found no {what}")
 
 
 def newest_sweep(outputs: Path) -> Path:
-    """The newest sweep's folder below `outputs/sweeps`.
+    """The newest sweep's folder below `outputs/sweeps`; an `InputError` where there is none."""
+    for folder in _newest_first(outputs, "sweeps/*/"):
+        return folder
+    raise InputError(f"{outputs}: found no sweep; train one with scripts/train.py -m, or name folders of runs")
 
-    Raises:
-        InputError: there is none.
-    """
+
+def _newest_first(outputs: Path, *patterns: str) -> list[Path]:
     found: list[Path] = []
-    with contextlib.suppress(OSError):
-        found = [path for path in outputs.glob("sweeps/*") if path.is_dir()]
-    if not found:
-        raise InputError(f"{outputs}: found no sweep; train one with scripts/train.py -m, or name folders of runs")
-    return max(found, key=_time)
+    with contextlib.suppress(OSError):  # a folder that cannot be looked into, a name too long
+        for pattern in patterns:
+            found += outputs.glob(pattern)
+    return sorted(found, key=_time, reverse=True)
 
 
 def find_runs(folders: Iterable[Path]) -> list[Path]:
-    """Every run's folder that is one of `folders` or lies below one, each once, by name; unfinished runs as well.
-
-    Raises:
-        InputError: one of `folders` is none.
-    """
+    """Every run's folder that is one of `folders` or lies below one, each once, by name; unfinished runs as well."""
     found: set[Path] = set()
     for folder in folders:
         if not is_folder(folder):

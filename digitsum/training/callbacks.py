@@ -1,7 +1,5 @@
 """What happens beside the training: the history, the learning rate, the clock, and the figures in TensorBoard."""
 
-import csv
-import io
 import time
 from pathlib import Path
 from typing import Any
@@ -13,43 +11,34 @@ from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from digitsum.errors import InputError
-from digitsum.evaluation.evaluate import MAX_POINTS, Example, example_from_batch, examples_figure, gather_across_ranks
-from digitsum.figures import scatter_figure, tolerate_failure
-from digitsum.files import write_text, written_whole
-from digitsum.models.module import SumModule
+from digitsum.evaluation.evaluate import MAX_POINTS, example_from_batch, gather_across_ranks
+from digitsum.figures import Example, examples_figure, scatter_figure, tolerate_failure
+from digitsum.files import write_csv, written_whole
 from digitsum.runs.locate import BEST_CHECKPOINT
 
 
 class MetricsHistory(Checkpoint):
-    """Writes what the module logs of each epoch to `history.csv`.
+    """Writes what the module logs of each epoch to a CSV file at `path`.
 
     No times are in the file, so that equal runs have equal files. It is a `Checkpoint` because Lightning calls these
     alone after the module; put it before the others, so that the row is written before the checkpoint of its step.
 
-    Args:
-        path: of the file.
-
     Attributes:
-        rows: for each epoch `epoch` (counted from 1), `step`, every `train/...` metric and every `val/...` metric; the
-            latter are missing in a last epoch that ended before its validation.
+        rows: for each epoch `epoch` (counted from 1), `step`, and every metric that was measured, by its name.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.rows: list[dict[str, float]] = []
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Add the epoch's row and write the file anew."""
-        assert isinstance(pl_module, SumModule)
         metrics = dict(sorted(pl_module.epoch_metrics.items()))
         self.rows.append({"epoch": trainer.current_epoch + 1, "step": trainer.global_step, **metrics})
-        text = io.StringIO()
         measured = sorted({name for row in self.rows for name in row} - {"epoch", "step"})  # not all in each epoch
-        writer = csv.DictWriter(text, ["epoch", "step", *measured], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.rows)
+        names = ["epoch", "step", *measured]
         if trainer.is_global_zero:
-            write_text(self.path, text.getvalue())
+            write_csv(self.path, names, ([row.get(name) for name in names] for row in self.rows))
 
     def state_dict(self) -> dict[str, Any]:
         """The rows so far belong to the checkpoint."""
@@ -67,9 +56,8 @@ class BestCheckpoint(ModelCheckpoint):
     are kept they are named after their numbers, and `best.ckpt` is a copy of the best of them.
     """
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Compare the epoch that has ended."""
-        assert isinstance(pl_module, SumModule)
         if self.monitor not in pl_module.epoch_metrics:
             return
         super().on_train_epoch_end(trainer, pl_module)
@@ -83,13 +71,10 @@ class BestCheckpoint(ModelCheckpoint):
 class LearningRateLogger(L.Callback):
     """Logs the learning rate that the next batch learns with, as `lr`, every `log_every_n_steps` steps.
 
-    Lightning's `LearningRateMonitor` names it after the optimiser, counts one step less, and logs when the next batch
-    begins. That is after the checkpoint of the step: a resumed run would have the value twice.
+    Lightning's `LearningRateMonitor` logs when the next batch begins, after the step's checkpoint: resumed, twice.
     """
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log it; the schedule has already stepped."""
         every, step = trainer.log_every_n_steps, trainer.global_step  # type: ignore[attr-defined]
         if trainer.logger is not None and every and step % every == 0 and has_stepped(trainer, batch_idx):
@@ -103,11 +88,10 @@ def has_stepped(trainer: L.Trainer, batch_idx: int) -> bool:
 
 
 class EpochTimer(L.Callback):
-    """Measures each epoch.
+    """Measures each epoch, or what came of it after it was resumed.
 
     Attributes:
-        epochs: for each epoch `epoch` (counted from 1), `train_seconds`, `val_seconds` and `train_images_per_second`;
-            of an epoch that was resumed in its middle, what came after.
+        epochs: for each epoch `epoch` (counted from 1), `train_seconds`, `val_seconds`, `train_images_per_second`.
     """
 
     def __init__(self) -> None:
@@ -115,36 +99,29 @@ class EpochTimer(L.Callback):
         self._images = 0
         self._begin = self._val_begin = self._val_seconds = 0.0
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Start the epoch's clock."""
         self._begin, self._val_seconds, self._images = time.perf_counter(), 0.0, 0
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Count the images."""
         self._images += len(batch["images"])
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Validation runs inside the epoch: its time is taken apart."""
         self._val_begin = time.perf_counter()
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Add up the validation's time."""
         self._val_seconds += time.perf_counter() - self._val_begin
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Keep the epoch's figures."""
         train_seconds = time.perf_counter() - self._begin - self._val_seconds
         images = trainer.strategy.reduce(torch.tensor(self._images, device=pl_module.device), reduce_op="sum")
-        self.epochs.append(
-            {
-                "epoch": trainer.current_epoch + 1,
-                "train_seconds": round(train_seconds, 3),
-                "val_seconds": round(self._val_seconds, 3),
-                "train_images_per_second": round(int(images) / train_seconds, 1),
-            }
-        )
+        seconds = {"train_seconds": round(train_seconds, 3), "val_seconds": round(self._val_seconds, 3)}
+        speed = round(int(images) / train_seconds, 1)
+        self.epochs.append({"epoch": trainer.current_epoch + 1, **seconds, "train_images_per_second": speed})
 
     def state_dict(self) -> dict[str, Any]:
         """The epochs so far belong to the checkpoint."""
@@ -156,14 +133,10 @@ class EpochTimer(L.Callback):
 
 
 class PredictionLogger(L.Callback):
-    """Shows validation images with their predictions, and the scatter plot, in TensorBoard; else does nothing.
-
-    Args:
-        every_n_epochs: how often, 1 or more.
-        num_images: how many images, 1 or more; the same ones each time.
+    """Shows validation images with their predictions, the same each time, and the scatter plot in TensorBoard, if any.
 
     Raises:
-        InputError: a number below 1.
+        InputError: `every_n_epochs` or `num_images` below 1.
     """
 
     def __init__(self, every_n_epochs: int = 1, num_images: int = 12) -> None:
@@ -174,18 +147,12 @@ class PredictionLogger(L.Callback):
         self._points: list[np.ndarray] = []
         self._examples: list[Example] = []
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Forget the last pass."""
         self._points, self._examples = [], []
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Keep the batch's estimates, and the first images with all that the network says of them."""
         if not self._due(trainer):
@@ -195,12 +162,11 @@ class PredictionLogger(L.Callback):
             self._points.append(torch.stack([sums.float(), preds.float()], dim=1).cpu().numpy())
         missing = self.num_images - len(self._examples)
         if missing > 0 and trainer.is_global_zero and len(batch["sums"]):
-            assert isinstance(pl_module, SumModule)
             images = batch["images"][:missing]
             prediction = pl_module.predict(images)
             self._examples += [example_from_batch(batch, prediction, row) for row in range(len(images))]
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Draw both figures."""
         if not (self._due(trainer) and trainer.is_global_zero):
             return

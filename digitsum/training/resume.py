@@ -13,7 +13,6 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
 from digitsum.data.batches import Batches
 from digitsum.errors import InputError
-from digitsum.models.module import SumModule
 from digitsum.training.callbacks import has_stepped
 from digitsum.training.signals import Signals
 
@@ -21,27 +20,17 @@ from digitsum.training.signals import Signals
 class Resumable(Checkpoint):
     """Keeps `last.ckpt` such that training from it equals training without a stop, bit for bit on one machine.
 
-    It adds to each checkpoint the random state (dropout, augmentation) and, in the middle of an epoch, the metrics'
-    sums so far, of each of the run's processes. It writes `last.ckpt` at the end of each epoch, every so many steps or
-    minutes, and when a signal asks one of them to stop, but never after an epoch's last batch, where validation is
-    still to come. Put it behind the `ModelCheckpoint`: what that knows of the best epoch belongs to the checkpoint.
-
-    Args:
-        path: of `last.ckpt`.
-        signals: who knows of a signal.
-        every_n_steps: how often, or None.
-        every_n_minutes: how often, or None.
+    It adds to each checkpoint the random state and, in the middle of an epoch, the metrics' sums so far, of each of the
+    run's processes. It writes `last.ckpt`, at `path`, after each epoch, every so many steps or minutes, and when
+    a signal asks one of them to stop, but never after an epoch's last batch, where validation is still to come. Put it
+    behind the `ModelCheckpoint`: what that knows of the best epoch belongs to the checkpoint.
 
     Raises:
         InputError: a number that is not positive.
     """
 
     def __init__(
-        self,
-        path: Path,
-        signals: Signals,
-        every_n_steps: int | None = None,
-        every_n_minutes: float | None = None,
+        self, path: Path, signals: Signals, every_n_steps: int | None = None, every_n_minutes: float | None = None
     ) -> None:
         for name, value in (("save_every_n_steps", every_n_steps), ("save_every_n_minutes", every_n_minutes)):
             if value is not None and not value > 0:
@@ -52,15 +41,9 @@ class Resumable(Checkpoint):
         self.every_n_minutes = every_n_minutes
         self._saved = time.monotonic()
         self._restored: list[dict[str, Any]] | None = None
-        self._trainer: L.Trainer | None = None
 
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Remember the trainer: `state_dict` is called without it."""
-        self._trainer = trainer
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Restore the checkpoint's random state and sums, after everything that draws or resets them."""
-        assert isinstance(pl_module, SumModule)
         self.signals.take_over()
         self.signals.deferred = True
         self._saved = time.monotonic()
@@ -82,93 +65,71 @@ class Resumable(Checkpoint):
             torch.cuda.set_rng_state(state["cuda_rng"].cpu(), pl_module.device)
         if state["mid_epoch"] is not None:
             pl_module.train_metrics.load_state(state["mid_epoch"]["metrics"])
-            batches = trainer.train_dataloader
-            assert isinstance(batches, Batches)
+            batches: Any = trainer.train_dataloader
             batches.load_state_dict(state["mid_epoch"]["batches"])
         self._restored = None
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save where it is due, or asked for; between two steps, because no checkpoint holds accumulated gradients."""
         last = batch_idx + 1 >= trainer.num_training_batches
         if last or not has_stepped(trainer, batch_idx) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        assert isinstance(pl_module, SumModule)
-        minutes = (time.monotonic() - self._saved) / 60
         due = self.every_n_steps is not None and trainer.global_step % self.every_n_steps == 0
-        late = self.every_n_minutes is not None and minutes >= self.every_n_minutes
+        late = self.every_n_minutes is not None and time.monotonic() - self._saved >= 60 * self.every_n_minutes
         any_late = signum = 0
         if trainer.world_size == 1 or pl_module.may_sync_device(trainer.global_step):
             any_late, signum = all_reduce_max(trainer, late, self.signals.pending)
         if due or any_late or signum:
-            trainer.save_checkpoint(self.path, weights_only=False)
-            self._saved = time.monotonic()
+            self._save(trainer)
         if signum:
             self.signals.act(signum)
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Save, after everything else has seen the epoch: Lightning calls `Checkpoint`s last, in their order."""
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]
-            trainer.save_checkpoint(self.path, weights_only=False)
-            self._saved = time.monotonic()
+            self._save(trainer)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """A signal that came during validation waited for the end of the epoch and its checkpoint.
+    def _save(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self._saved = time.monotonic()
 
-        The loader is told the epoch, because Lightning restores a loader's state in the middle of an epoch alone.
-        """
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """A signal that came during validation waited for the end of the epoch and its checkpoint."""
         self._stop_if_asked(trainer)
-        if isinstance(trainer.train_dataloader, Batches):
+        if isinstance(trainer.train_dataloader, Batches):  # Lightning restores it in the middle of an epoch alone
             trainer.train_dataloader.set_epoch(trainer.current_epoch)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Nothing is left to save: signals need not wait any more."""
         self.signals.deferred = False
         self._stop_if_asked(trainer)
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         """Signals need not wait any more, and no other process waits for this one."""
         self.signals.deferred = False
         end_processes(trainer)
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """What was logged before a checkpoint must be on the disk before it."""
-        if isinstance(trainer.logger, TensorBoardLogger):
-            trainer.logger.experiment.flush()
-
-    def state_dict(self) -> dict[str, Any]:
-        """For each process its random state and, in the middle of an epoch, its training metrics and batches' place.
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Add each process's random state and, in the middle of an epoch, its training metrics and batches' place.
 
         Lightning keeps the loader's place as well, but forgets to restore it where a schedule asks how long the
         training is before the checkpoint's loops are loaded.
         """
-        assert self._trainer is not None
-        trainer, mid_epoch = self._trainer, None
-        if trainer.fit_loop.epoch_loop.batch_progress.current.ready < trainer.num_training_batches:
-            module = trainer.lightning_module
-            assert isinstance(module, SumModule)
-            mid_epoch = {
-                "batches": trainer.train_dataloader.state_dict(),  # type: ignore[union-attr]
-                "metrics": module.train_metrics.state(),
-            }
+        if isinstance(trainer.logger, TensorBoardLogger):
+            trainer.logger.experiment.flush()  # what was logged before a checkpoint must be on the disk before it
+        batches: Any = trainer.train_dataloader
+        mid_epoch = trainer.fit_loop.epoch_loop.batch_progress.current.ready < trainer.num_training_batches
+        place = {"batches": batches.state_dict(), "metrics": pl_module.train_metrics.state()} if mid_epoch else None
         device = trainer.strategy.root_device
-        state = {
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            "mid_epoch": mid_epoch,
-        }
+        cuda_rng = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        state = {"rng": torch.get_rng_state(), "cuda_rng": cuda_rng, "mid_epoch": place}
         states = [state] * trainer.world_size
         if trainer.world_size > 1:
             torch.distributed.all_gather_object(states, state)
-        return {"processes": states}
+        checkpoint["callbacks"][self.state_key] = {"processes": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the state until training starts.
-
-        Raises:
-            InputError: the checkpoint is of a version that knew no processes.
-        """
+        """Keep the state until training starts; an InputError if a version wrote it that knew no processes."""
         if "processes" not in state_dict:
             raise InputError(f"{self.path}: an older version wrote it; start a new run with init_from=CHECKPOINT")
         self._restored = state_dict["processes"]
@@ -203,12 +164,9 @@ def all_reduce_max(trainer: L.Trainer, *wishes: int) -> list[int]:
 
 
 def end_processes(trainer: L.Trainer) -> None:
-    """End the processes that Lightning started, when this one has failed: they may wait for it for ever.
-
-    Lightning watches its list of them, and would kill this process, too, when it sees one end.
-    """
+    """End the processes that Lightning started, when this one has failed: they may wait for it for ever."""
     children = getattr(trainer.strategy.launcher, "procs", [])
-    ended, children[:] = children[:], []
+    ended, children[:] = children[:], []  # Lightning watches them, and would kill this process when it sees one end
     for child in ended:
         child.kill()
     for child in ended:

@@ -34,13 +34,13 @@ def train(
     hparams: dict[str, Any],
     ckpt_path: Path | None = None,
 ) -> tuple[float | None, dict[str, Any]]:
-    """Fit, evaluate the best checkpoint, and write figures, metrics and times into `run_dir`.
+    """Fit, evaluate the best checkpoint, and write figures, metrics and times into `run_dir`; called in all processes.
 
     Args:
         trainer: with a `ModelCheckpoint`, `MetricsHistory` and `EpochTimer` among its callbacks.
         module: what to train; holds the best checkpoint's weights afterwards.
         datamodule: already set up.
-        run_dir: the run's folder.
+        run_dir: the run's folder, into which the first process alone writes.
         test: whether to evaluate the test set, once.
         hparams: plain values for TensorBoard's HPARAMS tab.
         ckpt_path: a checkpoint of this very run to go on from.
@@ -48,8 +48,7 @@ def train(
     Returns:
         The best value of the monitored validation metric (None where no checkpoint was written, as under
         `fast_dev_run`), and for each split the rows `model` (the best checkpoint), `last` (the last epoch) and
-        `baseline`, each with `mse, rmse, mae, within_5, within_1, exact, count`. All are passes in evaluation mode.
-        To be called in all processes of a run; it returns the same in each, and the first one alone writes.
+        `baseline`, each with `mse, rmse, mae, within_5, within_1, exact, count`, all in evaluation mode.
     """
     begin, checkpoint = time.perf_counter(), _callback(trainer, ModelCheckpoint)
     if isinstance(trainer.logger, CSVLogger) and ckpt_path is not None and trainer.is_global_zero:
@@ -81,21 +80,19 @@ def train(
     if rows:
         epochs, train_mse, val_mse = (np.array([row[key] for row in rows]) for key in ("epoch", "train/mse", "val/mse"))
         with tolerate_failure("loss.png"):
-            figure = loss_figure(epochs, train_mse, val_mse, results["val"]["baseline"]["mse"])
-            write_figure(run_dir / "loss.png", figure)
+            baseline = results["val"]["baseline"]["mse"]
+            write_figure(run_dir / "loss.png", loss_figure(epochs, train_mse, val_mse, baseline))
     with tolerate_failure("scatter.png"):
         target, preds = best["val"].points.T
         figure = scatter_figure(target, preds, "Validation set, best checkpoint", total=best["val"].count)
         write_figure(run_dir / "scatter.png", figure)
-    write_json(
-        run_dir / "timing.json",
-        {
-            "fit_seconds": round(fit_seconds, 3),
-            "total_seconds": round(time.perf_counter() - begin, 3),
-            "num_parameters": count_parameters(module),
-            "epochs": _callback(trainer, EpochTimer).epochs,
-        },
-    )
+    timing = {
+        "fit_seconds": round(fit_seconds, 3),
+        "total_seconds": round(time.perf_counter() - begin, 3),
+        "num_parameters": count_parameters(module),
+        "epochs": _callback(trainer, EpochTimer).epochs,
+    }
+    write_json(run_dir / "timing.json", timing)
     _log_summary(trainer, hparams, checkpoint.monitor, score, results)
     write_json(run_dir / METRICS_FILE, results)  # last: it marks the run as finished
     for child in getattr(trainer.strategy.launcher, "procs", ()):
@@ -110,11 +107,7 @@ def _evaluate(trainer: L.Trainer, module: SumModule, datamodule: SumDataModule, 
 
 
 def _log_summary(
-    trainer: L.Trainer,
-    hparams: dict[str, Any],
-    monitor: str,
-    score: float | None,
-    results: dict[str, dict[str, dict[str, float]]],
+    trainer: L.Trainer, hparams: dict[str, Any], monitor: str, score: float | None, results: dict[str, Any]
 ) -> None:
     """Log the test metrics under the names that training uses, and fill TensorBoard's HPARAMS tab."""
     logger = trainer.logger

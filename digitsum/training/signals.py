@@ -14,11 +14,7 @@ RESUBMIT = getattr(signal, "SIGUSR2", signal.SIGTERM)  # Windows has no such sig
 
 
 class Interrupted(BaseException):
-    """The run was asked to stop by SIGTERM or Ctrl-C; like KeyboardInterrupt no `Exception`, so that a sweep ends too.
-
-    Attributes:
-        signum: the signal's number; a shell's exit code for it is 128 more.
-    """
+    """The run was asked to stop by the signal `signum`; like KeyboardInterrupt no `Exception`: a sweep ends, too."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(signal.Signals(signum).name)
@@ -34,15 +30,11 @@ class Signals:
     A handler that the process had for SIGTERM or `RESUBMIT` is not replaced, but called at the safe place, after the
     checkpoint. That of submitit resubmits the job at `RESUBMIT` and lets it go on at SIGTERM, the first warning of a
     preemption; either signal waits for any time, and `RESUBMIT` is never lost behind SIGTERM.
-
-    Attributes:
-        deferred: whether the first signal waits.
-        pending: the number of the signal that waits, or 0.
     """
 
     def __init__(self) -> None:
         self.deferred = False
-        self.pending = 0
+        self.pending = 0  # the number of the signal that waits
         self._since = 0.0
         self._others: dict[int, Any] = {}
 
@@ -64,11 +56,7 @@ class Signals:
             signal.signal(number, self._handle)
 
     def act(self, signum: int) -> None:
-        """Do at a safe place what a signal asks for.
-
-        Raises:
-            Interrupted: the process had no handler for it.
-        """
+        """Do at a safe place what a signal asks for; raises `Interrupted` if the process had no handler for it."""
         self.pending = 0
         if signum not in self._others:
             raise Interrupted(signum)

@@ -1,20 +1,17 @@
 """What a study has found: its best trial, its tables and its figures."""
 
-import csv
 import functools
-import io
 import logging
 import math
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from digitsum.figures import write_figure
-from digitsum.files import write_json, write_text
+from digitsum.files import write_csv, write_json
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -23,14 +20,11 @@ if TYPE_CHECKING:
 REPORT_FILES = ("trials.csv", "study.json", "history.png", "slices.png", "importances.png")
 """What `write_report` writes; figures where there are trials enough."""
 
+_REMARKS = ("repeats", "reason")
+
 
 def rounded(params: dict[str, Any]) -> dict[str, Any]:
-    """A trial's settings as it is trained with them: numbers of six digits, which people can type again.
-
-    Example:
-        >>> rounded({"model.lr": 0.0011781448719376517, "model.conv_dropout": 0.30000000000000004})
-        {'model.lr': 0.00117814, 'model.conv_dropout': 0.3}
-    """
+    """A trial's settings as it is trained with them: numbers of six digits, which people can type again."""
     return {key: float(f"{value:.6g}") if isinstance(value, float) else value for key, value in params.items()}
 
 
@@ -44,9 +38,7 @@ def state_of(trial: "FrozenTrial") -> str:
 def best_of(study: "Study") -> "FrozenTrial | None":
     """The complete trial with the best value, the first of equals; None where none is complete."""
     complete = [trial for trial in study.get_trials(deepcopy=False) if state_of(trial) == "complete"]
-    better = better_of(study)
-    worst = -math.inf if better is max else math.inf
-    return better(complete, key=lambda trial: worst if trial.value is None else trial.value, default=None)
+    return better_of(study)(complete, key=lambda trial: trial.value, default=None)
 
 
 def better_of(study: "Study") -> Any:
@@ -55,35 +47,20 @@ def better_of(study: "Study") -> Any:
 
 
 def write_report(study: "Study", folder: Path, monitor: str, command: str | None) -> None:
-    """Write `trials.csv`, `study.json`, and figures of what there are enough trials for.
+    """Write `trials.csv`, `study.json`, and figures of what there are enough trials for, into `folder`.
 
-    Args:
-        study: with the attribute `settings`.
-        folder: where to write.
-        monitor: name of what the trials' values are.
-        command: that trains the best trial's model again.
+    The trials' values are called `monitor`; `command` trains the best trial's model again.
     """
     trials = [trial for trial in study.get_trials(deepcopy=False) if state_of(trial) != "waiting"]
     better = better_of(study)
     rows = [_row(trial, monitor, better) for trial in trials]
     keys = dict.fromkeys(key for trial in trials for key in trial.params)
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [*_COLUMNS, monitor, *keys, *_REMARKS], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(folder / "trials.csv", text.getvalue())
+    names = ["trial", "state", "epochs", "seconds", monitor, *keys, *_REMARKS]
+    write_csv(folder / "trials.csv", names, ([row.get(name) for name in names] for row in rows))
     best = best_of(study)
-    content = {
-        "best": None if best is None else {**_row(best, monitor, better), "command": command},
-        "settings": study.user_attrs["settings"],
-        "trials": rows,
-    }
-    write_json(folder / "study.json", content)
+    found = None if best is None else {**_row(best, monitor, better), "command": command}
+    write_json(folder / "study.json", {"best": found, "settings": study.user_attrs["settings"], "trials": rows})
     _write_figures(study, folder, monitor)
-
-
-_COLUMNS = ("trial", "state", "epochs", "seconds")
-_REMARKS = ("repeats", "reason")
 
 
 def _row(trial: "FrozenTrial", monitor: str, better: Any) -> dict[str, Any]:
@@ -100,7 +77,6 @@ def _row(trial: "FrozenTrial", monitor: str, better: Any) -> dict[str, Any]:
 
 
 def _write_figures(study: "Study", folder: Path, monitor: str) -> None:
-    matplotlib.use("Agg")  # Optuna draws with pyplot, which may open windows
     # "using categorical units": numbers of a categorical setting are meant to be drawn so
     logging.getLogger("matplotlib.category").setLevel(logging.WARNING)
     from matplotlib import pyplot
@@ -110,20 +86,19 @@ def _write_figures(study: "Study", folder: Path, monitor: str) -> None:
     values = [trial.value for trial in study.get_trials(deepcopy=False) if state_of(trial) == "complete"]
     figures: dict[str, Any] = {}
     if values:
-        figures |= {"history": plots.plot_optimization_history, "slices": plots.plot_slice}
+        figures = {"history": plots.plot_optimization_history, "slices": plots.plot_slice}
     if len(set(values)) > 1:  # importance is of differences
         # Optuna's default looks at nothing but the few best trials, and overlooks choices among a few values
         evaluator = FanovaImportanceEvaluator(seed=0)
         figures["importances"] = functools.partial(plots.plot_param_importances, evaluator=evaluator)
+    style: Any = {"figure.figsize": (8, 5), "figure.constrained_layout.use": True}
     for name, plot in figures.items():
-        # Optuna changes the style for good
-        with pyplot.rc_context({"figure.figsize": (8, 5), "figure.constrained_layout.use": True}):
-            with warnings.catch_warnings():
-                # of these plots every release since 2.2 has said that the next may change them
-                warnings.filterwarnings("ignore", message=".*visualization.* is experimental")
-                # a setting that is the same in all trials so far
-                warnings.filterwarnings("ignore", message="Attempting to set identical low and high xlims")
-                axes = np.atleast_1d(plot(study, target_name=monitor))
+        with pyplot.rc_context(style), warnings.catch_warnings():  # Optuna changes the style for good
+            # of these plots every release since 2.2 has said that the next may change them
+            warnings.filterwarnings("ignore", message=".*visualization.* is experimental")
+            # a setting that is the same in all trials so far
+            warnings.filterwarnings("ignore", message="Attempting to set identical low and high xlims")
+            axes = np.atleast_1d(plot(study, target_name=monitor))
             for axis in (axes.xaxis for axes in axes if axes.get_xscale() == "log"):
                 axis.set_major_locator(LogLocator(subs=(1, 2, 5)))  # a range may lie between two powers of ten
                 axis.set_major_formatter("{x:g}")

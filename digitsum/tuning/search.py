@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,22 +27,13 @@ JOURNAL = "journal.log"
 
 
 def require_optuna() -> None:
-    """Check that Optuna is there.
-
-    Raises:
-        InputError: it is not.
-    """
+    """Raise an `InputError` where Optuna is not installed."""
     if not HAS_OPTUNA:
         raise InputError("a search needs Optuna; install it with: pip install -e '.[tune]' -c constraints.txt")
 
 
 class Pruned(Exception):  # noqa: N818 - no error: what it ends went as it should
-    """A trial was stopped because it was hopeless.
-
-    Attributes:
-        epoch: after which.
-        best: the best value until then.
-    """
+    """A trial was stopped after an `epoch` because it was hopeless, with its `best` value until then."""
 
     def __init__(self, epoch: int, best: float) -> None:
         super().__init__(f"pruned at epoch {epoch}")
@@ -51,12 +42,7 @@ class Pruned(Exception):  # noqa: N818 - no error: what it ends went as it shoul
 
 
 class Report(L.Callback):
-    """Tells a study how a trial does after each epoch, and stops it where that is hopeless.
-
-    Args:
-        trial: to report to.
-        monitor: the metric of the validation set to report.
-    """
+    """Tells a study what a `trial` has as `monitor` after each epoch, and stops it where that is hopeless."""
 
     def __init__(self, trial: "optuna.Trial", monitor: str) -> None:
         self.trial = trial
@@ -64,16 +50,11 @@ class Report(L.Callback):
         self._better = better_of(trial.study)
         self._values: list[float] = []
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report; a trial that has trained its last epoch is complete, however it did.
-
-        Raises:
-            Pruned: the trial is hopeless.
-        """
-        metrics: dict[str, float] = pl_module.epoch_metrics  # type: ignore[assignment]
-        if self.monitor not in metrics:  # validation may come every few epochs
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        """Report; a hopeless trial raises `Pruned`, unless it has trained its last epoch and is complete."""
+        if self.monitor not in pl_module.epoch_metrics:  # validation may come every few epochs
             return
-        epoch, value = trainer.current_epoch + 1, metrics[self.monitor]
+        epoch, value = trainer.current_epoch + 1, pl_module.epoch_metrics[self.monitor]
         self._values.append(value)
         self.trial.report(value, step=epoch)
         if epoch != trainer.max_epochs and self.trial.should_prune():
@@ -89,26 +70,21 @@ class Report(L.Callback):
 class Search:
     """A study in a folder. Any number of processes add trials to it, and each may be killed at any moment.
 
-    `folder` holds Optuna's journal, and below `trials/` a folder for each trial, which the process that trains it keeps
-    locked: a trial that runs in a folder that is not locked has lost its process.
+    `folder`, whose name is the study's, holds Optuna's journal, and below `trials/` a folder for each trial, which the
+    process that trains it keeps locked: a trial that runs in a folder that is not locked has lost its process.
 
     Args:
-        folder: made where there is none; its name is the study's.
+        folder: made where there is none.
         space: of `digitsum.tuning.space.build_space`.
         settings: everything else that must be the same for all trials, by name; plain values.
         direction: `minimize` or `maximize` what trials report.
-        seed: of the proposals, 0 or more. Each trial's depend on it, on the trial's number and on the trials before:
-            processes never draw alike, and a single one draws the same again.
+        seed: of the proposals, 0 or more. A trial's depend on it, on its number and on the trials before: processes
+            never draw alike, and a single one draws the same again.
         startup_trials: how many trials are complete before the first is pruned, 0 or more.
-        warmup_epochs: how many epochs each trial gets, 1 or more: networks stand still in their first ones, and who
-            leaves that plateau first is chance.
-
-    Attributes:
-        study: Optuna's.
+        warmup_epochs: how many epochs each trial gets, 1 or more: who leaves the first plateau first is chance.
 
     Raises:
-        InputError: a number out of range; the folder's study was begun with another space or other settings, or is
-            damaged, or it cannot be written.
+        InputError: a number out of range, or a study that was begun otherwise, is damaged, or cannot be written.
     """
 
     def __init__(
@@ -145,33 +121,25 @@ class Search:
                     pruner=optuna.pruners.MedianPruner(startup_trials, warmup_epochs),
                     load_if_exists=True,
                 )
-                begun = self.study.user_attrs.get("settings")
-                if begun is None:
-                    begun = settings
+                if "settings" not in self.study.user_attrs:
                     self.study.set_user_attr("settings", settings)
+                begun = self.study.user_attrs["settings"]
             except OSError:
                 raise
             except Exception as error:  # a damaged journal raises whatever Optuna stumbled over
-                raise InputError(
-                    f"{folder / JOURNAL}: expected a study's journal, but it is damaged; choose another study=NAME"
-                ) from error
+                damaged = "expected a study's journal, but it is damaged; choose another study=NAME"
+                raise InputError(f"{folder / JOURNAL}: {damaged}") from error
         for key in sorted(begun.keys() | settings.keys()):
             was, now = begun.get(key, "nothing"), settings.get(key, "nothing")
             if was != now:
-                raise InputError(
-                    f"{folder}: this study was begun with {key}={was}, got {now}; give the same settings again, or "
-                    "choose another study=NAME"
-                )
+                advice = "give the same settings again, or choose another study=NAME"
+                raise InputError(f"{folder}: this study was begun with {key}={was}, got {now}; {advice}")
 
     @contextmanager
     def next_trial(self, num_trials: int) -> "Iterator[optuna.Trial | None]":
-        """Begin a trial, whose folder is locked inside the block.
+        """Begin a trial, with its settings in `params` and its folder locked inside the block.
 
-        Args:
-            num_trials: how many trials of the study are to finish, that is to be complete or pruned.
-
-        Yields:
-            The trial with its settings in `params`, or None where enough are finished or under way in some process.
+        Yields None where `num_trials` of the study are finished, complete or pruned, or under way in some process.
         """
         with ExitStack() as stack:
             trial = None
@@ -196,8 +164,7 @@ class Search:
     def tell(self, trial: "optuna.Trial", value: float | None = None, reason: str | None = None) -> None:
         """Finish a trial: complete with a value, failed for a reason, or pruned where there is neither.
 
-        Of the trials that are finished only the best keeps its checkpoints: they fill the disk, and any trial can be
-        run again.
+        Only the best keeps its checkpoints: they fill the disk, and any trial can be run again.
         """
         if reason is not None:
             trial.set_user_attr("reason", reason)
@@ -209,24 +176,17 @@ class Search:
                 shutil.rmtree(self.folder_of(other.number) / "checkpoints", ignore_errors=True)
 
     def repeat(self, number: int) -> None:
-        """Count a trial that was interrupted as failed, for no reason of its own, and have it repeated.
-
-        Unless it was finished before.
-        """
+        """Count a trial that was interrupted, and not finished, as failed for no reason of its own, and repeat it."""
         trial = self.study.get_trials(deepcopy=False)[number]
-        if trial.state.is_finished():
-            return
-        self.study.tell(number, state=TrialState.FAIL)
-        if trial.params:  # it may have been killed before it had any
-            self.study.enqueue_trial(trial.params, user_attrs={"repeats": number})
+        if not trial.state.is_finished():
+            self.study.tell(number, state=TrialState.FAIL)
+            if trial.params:  # it may have been killed before it had any
+                self.study.enqueue_trial(trial.params, user_attrs={"repeats": number})
 
     def _repeat_abandoned(self) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            try:
-                with locked(self.folder_of(trial.number)):
-                    self.repeat(trial.number)  # who has finished it by now has said so before giving the lock back
-            except InputError:
-                continue  # its process is alive
+            with suppress(InputError), locked(self.folder_of(trial.number)):  # unless its process is alive
+                self.repeat(trial.number)  # who has finished it by now has said so before giving the lock back
 
     @contextmanager
     def _turn(self) -> Iterator[None]:

@@ -10,11 +10,9 @@ if TYPE_CHECKING:
 
 
 def build_space(settings: dict[str, Any]) -> "dict[str, BaseDistribution]":
-    """The space of a search.
+    """The space of a search, from the `type` of each key: `float`, `int` or `categorical`.
 
-    Args:
-        settings: for each key `type` (`float`, `int` or `categorical`) and, of a number, `low` and `high` (both are
-            in the space) and maybe `log` or `step`; else `choices`.
+    A number has `low` and `high`, which are both in the space, and maybe `log` or `step`; anything else has `choices`.
 
     Raises:
         InputError: there is no key, or an option is missing, unknown, or does not fit the others.

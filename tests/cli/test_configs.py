@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import OmegaConf
 
-from digitsum.cli.build import build_datamodule, build_training, check_data, model_arguments
+from digitsum.cli.build import build_datamodule, build_parts, build_training, model_arguments
 from digitsum.cli.output_dirs import job_folder
 from digitsum.cli.overrides import override_key
 from digitsum.cli.resume_config import recorded_config
@@ -84,9 +84,9 @@ def test_every_network_says_whether_it_takes_the_number_of_digits(composed, name
     cfg = composed(f"model={name}", "data.layout.num_digits=[2,3]")
     if name == "reader":
         with pytest.raises(InputError, match=r"model.num_digits=4: the canvases hold \[2,3\] digits"):
-            check_data(model_arguments(cfg), build_datamodule(cfg))
+            build_parts(cfg)
     else:
-        check_data(model_arguments(cfg), build_datamodule(cfg))
+        build_parts(cfg)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
