@@ -139,17 +139,17 @@ class SumModule(L.LightningModule):
         """Keep the validation's metrics for the epoch's end, and offer them to whatever monitors one."""
         self._log_stage(self.val_metrics)
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Adam, fused into one kernel, with the schedule stepped after each batch."""
+    def make_optimizer(self) -> torch.optim.AdamW:
+        """Adam with the module's settings, fused into one kernel."""
         settings = self.optimizer_settings
-        optimizer = torch.optim.AdamW(
-            self.parameters(),
-            lr=settings.lr,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
-            fused=True,
+        betas = settings.beta1, settings.beta2
+        return torch.optim.AdamW(
+            self.parameters(), settings.lr, betas, settings.epsilon, settings.weight_decay, fused=True
         )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser, with the schedule stepped after each batch."""
+        settings, optimizer = self.optimizer_settings, self.make_optimizer()
         if settings.schedule == "constant":
             return optimizer
         steps, epochs = self.trainer.estimated_stepping_batches, self.trainer.max_epochs

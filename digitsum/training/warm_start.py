@@ -125,17 +125,9 @@ def _train(
     progress: Callable[[int], None] | None,
 ) -> float:
     """Train for `steps` steps on `images` `(N, H, W)`; returns the mean loss of the last tenth."""
-    settings = module.optimizer_settings
-    optimizer = torch.optim.AdamW(
-        net.parameters(),
-        lr=settings.lr,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
+    optimizer = module.make_optimizer()
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.lr, total_steps=steps, pct_start=0.15, cycle_momentum=False
+        optimizer, module.optimizer_settings.lr, total_steps=steps, pct_start=0.15, cycle_momentum=False
     )
     index, digits = torch.from_numpy(labels.index), torch.from_numpy(labels.digits)
     losses = []
