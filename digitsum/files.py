@@ -157,7 +157,8 @@ def allow_open_files(count: int) -> None:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != resource.RLIM_INFINITY:
             wanted = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            with suppress(ValueError, OSError):  # macOS has another limit, below the one that it names
+                resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def exists(path: Path) -> bool:
