@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from digitsum.data.glyphs import GLYPH_SIZE
 from digitsum.data.pixels import as_float
 from digitsum.errors import check
 
@@ -20,15 +21,21 @@ class Augmentation:
     shift: float = 0.0  # largest shift in pixels, sideways and up or down
     elastic: float = 0.0  # standard deviation in pixels of an elastic deformation's control points
     elastic_spacing: int = 14  # pixels between control points: the smaller, the more local the deformation
+    size: float = 0.0  # largest share by which digits along an image shrink or grow in height, each by itself
+    stroke: float = 0.0  # largest share of a pixel by which strokes grow on both sides; they shrink by half of that
+    noise: float = 0.0  # largest standard deviation of noise on the brightness in [0, 1]
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             check(f"augmentation.{name}", value, 0 <= value <= 10_000, "0 to 10,000")
-        check("augmentation.scale", self.scale, self.scale < 1, "a share below 1")
+        for name in ("scale", "size"):
+            check(f"augmentation.{name}", getattr(self, name), getattr(self, name) < 1, "a share below 1")
+        for name in ("stroke", "noise"):
+            check(f"augmentation.{name}", getattr(self, name), getattr(self, name) <= 1, "0 to 1")
         check("augmentation.elastic_spacing", self.elastic_spacing, self.elastic_spacing >= 1, "1 or more pixels")
 
     def __bool__(self) -> bool:
-        return any((self.scale, self.shear, self.shift, self.elastic))
+        return any(value for name, value in vars(self).items() if name != "elastic_spacing")
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Augment images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; float in [0, 1] comes back.
@@ -39,8 +46,8 @@ class Augmentation:
         device = images.device
         images = as_float(images)
 
-        def uniform(largest: float) -> torch.Tensor:
-            return torch.empty((count, 1, 1), device=device).uniform_(-largest, largest)
+        def uniform(largest: float, number: int = 1) -> torch.Tensor:
+            return torch.empty((count, 1, number), device=device).uniform_(-largest, largest)
 
         # where each pixel of the result comes from, in units of half an image: at a few nodes, then everywhere
         nodes_y, nodes_x = height // _NODE_SPACING + 2, width // _NODE_SPACING + 2
@@ -50,6 +57,9 @@ class Augmentation:
             x * (1 + uniform(self.scale)) + (y * (height / 2) * uniform(self.shear) + uniform(self.shift)) * 2 / width
         )
         from_y = (y * (1 + uniform(self.scale)) + uniform(self.shift) * 2 / height).expand(-1, -1, nodes_x)
+        if self.size:
+            sizes = uniform(self.size, width // GLYPH_SIZE + 2)
+            from_y = from_y * (1 + F.interpolate(sizes, nodes_x, mode="linear", align_corners=True))
         nodes = torch.stack([from_x, from_y], dim=1)
         if self.elastic:
             points = (height // self.elastic_spacing + 2, width // self.elastic_spacing + 2)
@@ -59,4 +69,11 @@ class Augmentation:
         # channels last is the order that grid_sample wants
         nodes = nodes.contiguous(memory_format=torch.channels_last)
         grid = F.interpolate(nodes, (height, width), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
-        return F.grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)
+        images = F.grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)
+        if self.stroke:
+            growth = uniform(self.stroke)
+            wider, narrower = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
+            images = images.lerp(torch.where(growth > 0, wider, narrower), torch.where(growth > 0, growth, -growth / 2))
+        if self.noise:
+            images = (images + uniform(self.noise).abs() * torch.randn_like(images)).clamp(0, 1)
+        return images

@@ -10,6 +10,7 @@ from digitsum.errors import InputError
 
 HEIGHT, WIDTH = 40, 168
 RECIPE = {"scale": 0.1, "shear": 0.2, "shift": 2.0, "elastic": 1.2}  # conf/experiment/reader.yaml
+PICTURES = {"size": 0.2, "stroke": 0.8, "noise": 0.1}  # conf/experiment/reader_pictures.yaml has these, too
 
 
 @pytest.fixture
@@ -51,14 +52,14 @@ def test_images_of_any_size_keep_it_and_their_pixels(size):
     assert augmented(images, **RECIPE).shape == (2, *size)
 
 
-@pytest.mark.parametrize("name", RECIPE)
+@pytest.mark.parametrize("name", [*RECIPE, *PICTURES])
 def test_each_setting_alone_is_true_and_distorts_each_image_by_itself(images, name):
-    settings = {name: RECIPE[name]}
+    settings = {name: (RECIPE | PICTURES)[name]}
     assert Augmentation(**settings)
     results = augmented(copies(images[0], 20), **settings)
     assert not torch.allclose(results[0], images[0] / 255, atol=1e-2)
     differences = (results[:, None] - results).abs().amax((2, 3))
-    assert (differences + torch.eye(20) > 1e-2).all()
+    assert (differences + torch.eye(20) > 1e-4).all()
 
 
 def test_a_shift_moves_by_at_most_so_many_pixels_in_each_direction():
@@ -177,3 +178,37 @@ def test_a_value_out_of_range_is_refused_by_its_name(name, value):
 def test_a_value_that_leaves_no_image_is_refused(name, value):
     with pytest.raises(InputError, match=f"^augmentation.{name}: expected .*, got {value}$"):
         Augmentation(**{name: value})
+
+
+def test_digits_along_an_image_differ_in_height():
+    image = torch.zeros(HEIGHT, WIDTH)
+    image[10:30, 4::28] = 1
+    heights = (augmented(copies(image), size=0.3) > 0.5).sum(1)[:, 4::28].float()
+    assert heights.min() < 17
+    assert heights.max() > 23
+    assert heights.std(1).mean() > 1, "within an image"
+    assert 19 < heights.mean() < 21
+
+
+def test_strokes_grow_by_up_to_a_share_of_a_pixel_and_shrink_by_half_of_that():
+    image = torch.zeros(HEIGHT, WIDTH)
+    image[:, 80:84] = 1
+    widths = augmented(copies(image), stroke=1.0).sum(2)[:, 20]
+    assert 2.9 < widths.min() < 3.2
+    assert 5.8 < widths.max() < 6.1
+
+
+def test_noise_is_of_a_strength_of_its_own_on_each_image_and_stays_in_range():
+    results = augmented(torch.full((200, HEIGHT, WIDTH), 0.5), noise=0.1)
+    strengths = results.std((1, 2))
+    assert strengths.min() < 0.01
+    assert 0.09 < strengths.max() < 0.11
+    assert results.min() >= 0
+    assert results.max() <= 1
+
+
+@pytest.mark.parametrize("settings", [{"size": 1.0}, {"stroke": 1.5}, {"noise": 2.0}, {"noise": -1.0}])
+def test_a_setting_for_pictures_out_of_range_is_refused(settings):
+    (name,) = settings
+    with pytest.raises(InputError, match=rf"^augmentation\.{name}: expected"):
+        Augmentation(**settings)
