@@ -213,7 +213,7 @@ def data_of(description: Any, places: dict[str, str | None], path: Path) -> Arra
             values["layout"] = _checked(Layout(**values["layout"]))
         return _checked(kind(**values))
     except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError(f"{path}: {error}; pass input=PATH instead of its data") from error
     except (TypeError, KeyError, ValueError) as error:
         raise InputError(
             f"{path}: this checkpoint does not say what data it was trained on; pass input=PATH"

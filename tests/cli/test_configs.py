@@ -17,6 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import OmegaConf
 
+from digitsum.cli.auto_settings import settle_auto
 from digitsum.cli.build import build_datamodule, build_parts, build_training, model_arguments
 from digitsum.cli.output_dirs import job_folder
 from digitsum.cli.overrides import override_key
@@ -51,6 +52,7 @@ def test_there_are_experiments():
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_experiment_composes_into_objects(composed, experiment):
     cfg = composed(f"experiment={experiment}", "trainer.accelerator=cpu")
+    settle_auto(cfg)
     arguments = model_arguments(cfg)
     module = SumModule(image_size=(40, 168), **arguments)
     assert module.optimizer_settings.lr == cfg.model.lr
