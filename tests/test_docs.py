@@ -180,7 +180,9 @@ def commands_of(page):
     found = read(page)
     for line in (*found.code, *(line for _, content in found.blocks for line in content.splitlines())):
         for part in line.split("&&"):
-            match = re.match(r"\s*(?:python|torchrun) [^#]*?\bscripts/(train|predict|tune|make_data)\.py\b(.*)", part)
+            match = re.match(
+                r"\s*(?:python|torchrun) [^#]*?\bscripts/(train|predict|tune|make_data|export)\.py\b(.*)", part
+            )
             if match:
                 yield match[1], [word for word in shlex.split(match[2], comments=True) if word[0] != "-"]
 
@@ -207,6 +209,7 @@ def test_every_key_that_a_page_names_is_one_of_the_configs(composed):
         ["tune"],
         ["predict"],
         ["make_data", "out=here"],
+        ["export", "out=here"],
     ):
         known |= set(flatten(OmegaConf.to_container(composed(config, *words))))
     named = set()

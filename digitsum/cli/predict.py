@@ -22,6 +22,8 @@ from digitsum.evaluation.predict import write_predictions
 from digitsum.evaluation.transcription import TranscriptionAccuracy, find_truth
 from digitsum.files import is_folder
 from digitsum.models.checkpoints import model_of, read_checkpoint
+from digitsum.models.module import SumModule
+from digitsum.models.onnx_model import load_onnx
 from digitsum.runs.locate import BEST_CHECKPOINT, newest_run
 from digitsum.training.signals import Signals
 
@@ -44,13 +46,19 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
         log.info("the newest finished run: %s", ckpt_path)
     else:
         ckpt_path = Path(cfg.ckpt_path)
-    checkpoint = read_checkpoint(ckpt_path)
-    module = model_of(checkpoint, ckpt_path)
+    if ckpt_path.suffix == ".onnx":
+        checkpoint: dict[str, Any] = {}
+        module: SumModule = load_onnx(ckpt_path)
+    else:
+        checkpoint = read_checkpoint(ckpt_path)
+        module = model_of(checkpoint, ckpt_path)
     if cfg.num_digits != "trained":
         module.net.set_decoding(num_digits=settings_of(cfg).num_digits)
     if cfg.tta != 1:
         module.net.set_decoding(tta=cfg.tta)
 
+    if cfg.input is None and ckpt_path.suffix == ".onnx":
+        raise InputError(f"{ckpt_path}: an exported model knows no data; give images with input=PATH")
     if cfg.input is None:
         parts, folders = own_data(cfg, checkpoint, ckpt_path)
     else:

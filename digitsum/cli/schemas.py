@@ -193,6 +193,20 @@ class PredictConfig:
 
 
 @dataclass
+class ExportConfig:
+    """What `scripts/export.py` is told; the values are those of `conf/export.yaml`."""
+
+    out: str
+    ckpt_path: str | None
+    format: str
+    outputs: str
+    width: int | None
+    num_digits: Any
+    outputs_dir: str
+    debug: bool
+
+
+@dataclass
 class MakeDataConfig:
     """What `scripts/make_data.py` is told; the values are those of `conf/make_data.yaml`."""
 

@@ -1,5 +1,6 @@
-"""A file's picture in shades of grey, whatever its format, and without trusting the file."""
+"""A picture in shades of grey, whatever its format, and without trusting its file."""
 
+import threading
 import warnings
 from pathlib import Path
 
@@ -11,14 +12,15 @@ from digitsum.files import is_folder
 
 # No EPS, for which Pillow calls Ghostscript, and no format without a signature of its own.
 _FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "AVIF", "PPM")
+_FILTERS = threading.Lock()
 _MAX_PIXELS = 50_000_000  # a picture that unpacks to more is refused before it is unpacked
 
 
-def read_grey(path: Path, max_side: int | None = None) -> tuple[Image.Image, float]:
+def read_grey(source: Path | Image.Image, max_side: int | None = None) -> tuple[Image.Image, float]:
     """Read a picture, of several in a file the first, set upright as the camera was held.
 
     What is transparent is paper: white, or black under bright ink. A longer side of more than `max_side` pixels is
-    shrunk to that.
+    shrunk to that. A `source` that is open already is left as it is.
 
     Returns:
         The picture in 256 shades of grey, and how many times larger it was before it was shrunk.
@@ -26,25 +28,23 @@ def read_grey(path: Path, max_side: int | None = None) -> tuple[Image.Image, flo
     Raises:
         InputError: the file is missing, no picture, damaged, or absurdly large.
     """
-    expected = f"{path}: expected a picture"
-    if path.name.startswith("._"):
-        raise InputError(f"{expected}, found what macOS notes about {path.name[2:]}; delete it")
-    if is_folder(path):
-        raise InputError(f"{expected}, found a folder")
+    if isinstance(source, Image.Image):
+        path, expected = Path(), "expected a picture"
+    else:
+        path, expected = source, f"{source}: expected a picture"
+        if path.name.startswith("._"):
+            raise InputError(f"{expected}, found what macOS notes about {path.name[2:]}; delete it")
+        if is_folder(path):
+            raise InputError(f"{expected}, found a folder")
     try:
-        with warnings.catch_warnings():
+        # one thread at a time: the filters are the whole process's
+        with _FILTERS, warnings.catch_warnings():
             # Pillow warns above its own limit, we refuse below it; what is odd about a file's notes does not matter
             warnings.simplefilter("ignore")
+            if isinstance(source, Image.Image):
+                return _small_grey(source, max_side, expected, is_file=False)
             with Image.open(path, formats=_FORMATS) as file:
-                if file.width * file.height > _MAX_PIXELS:
-                    raise InputError(
-                        f"{path}: expected at most {_MAX_PIXELS:,} pixels, found {file.width}x{file.height}; shrink it"
-                    )
-                full = max(file.size)
-                if max_side and full > max_side:  # a JPEG is then unpacked at a half, a quarter or an eighth
-                    file.draft("L", (max(1, file.width * max_side // full), max(1, file.height * max_side // full)))
-                grey = _grey(ImageOps.exif_transpose(file), max_side)
-                return grey, full / max(grey.size)
+                return _small_grey(file, max_side, expected, is_file=True)
     except InputError:
         raise
     except FileNotFoundError as error:
@@ -54,6 +54,18 @@ def read_grey(path: Path, max_side: int | None = None) -> tuple[Image.Image, flo
             raise InputError(f"{expected}, found HEIC, which is not read; save it as JPEG or PNG") from error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise InputError(f"{expected}, found one that cannot be read ({reason})") from error
+
+
+def _small_grey(image: Image.Image, max_side: int | None, expected: str, *, is_file: bool) -> tuple[Image.Image, float]:
+    """What `read_grey` returns, of a picture that is open; a file of ours may be unpacked at a smaller size."""
+    if image.width * image.height > _MAX_PIXELS:
+        found = f"found {image.width}x{image.height}; shrink it"
+        raise InputError(f"{expected.removesuffix('a picture')}at most {_MAX_PIXELS:,} pixels, {found}")
+    full = max(image.size)
+    if is_file and max_side and full > max_side:  # a JPEG is then unpacked at a half, a quarter or an eighth
+        image.draft("L", (max(1, image.width * max_side // full), max(1, image.height * max_side // full)))
+    grey = _grey(ImageOps.exif_transpose(image), max_side)
+    return grey, full / max(grey.size)
 
 
 def _grey(image: Image.Image, max_side: int | None) -> Image.Image:

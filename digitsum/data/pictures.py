@@ -1,6 +1,6 @@
 """Pictures from a scanner, a camera or a drawing program: found, read, and put into batches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def find_pictures(path: Path) -> list[Path]:
     return found
 
 
-def read_picture(path: Path, image_size: tuple[int, int]) -> Picture:
+def read_picture(source: Path | Image.Image, image_size: tuple[int, int]) -> Picture:
     """Read a picture as it is and bring it to `(H, W)`.
 
     It becomes grey (what is transparent becomes paper), is inverted when its border is bright (dark ink on paper),
@@ -59,7 +59,7 @@ def read_picture(path: Path, image_size: tuple[int, int]) -> Picture:
         InputError: the file is missing, no picture, damaged, or absurdly large.
     """
     height, width = image_size
-    grey, _ = read_grey(path)
+    grey, _ = read_grey(source)
     original = _thumbnail(grey, None)
     changes = []
     if _has_bright_border(np.asarray(grey)):
@@ -78,12 +78,12 @@ def read_picture(path: Path, image_size: tuple[int, int]) -> Picture:
 
 
 def read_rows(
-    path: Path, image_size: tuple[int, int], prepare: str = "auto", *, variable_width: bool = False
+    source: Path | Image.Image, image_size: tuple[int, int], prepare: str = "auto", *, variable_width: bool = False
 ) -> list[Picture]:
     """Read the rows of digits on a picture, from top to bottom.
 
     Args:
-        path: the file.
+        source: the file, or a picture that is open.
         image_size: `(H, W)` of the canvases that the model was trained on.
         prepare: `auto` finds the rows and brings each to the form of a canvas (`digitsum.data.preparation`), but leaves
             a picture that is like a canvas as it is: as high as one, with digits as high as on one, on a ground of
@@ -97,9 +97,9 @@ def read_rows(
         InputError: see `read_picture`.
     """
     if prepare == "none":
-        return [read_picture(path, image_size)]
+        return [read_picture(source, image_size)]
     height, width = image_size
-    grey, scale = read_grey(path, _MAX_SIDE)
+    grey, scale = read_grey(source, _MAX_SIDE)
     canvas = _as_canvas(np.asarray(grey), height)
     rows = [canvas] if canvas else prepare_rows(np.asarray(grey), height)
     if not rows:
@@ -121,28 +121,30 @@ class PictureBatches:
     A file that cannot be read is left out. After a pass `refused` has each of them with the reason.
 
     Args:
-        paths: the files, one or more.
+        paths: the files, one or more; pictures that are open may be among them.
         image_size: `(H, W)` that the model was trained on.
         batch_size: 1 or more.
         prepare: `auto` or `none`, see `read_rows`.
         variable_width: whether the model takes images of any width.
+        leave_out: whether a file that cannot be read is left out; else it ends the pass.
 
     Each batch has `images` `(B, H, W)` uint8, as wide as the widest, `index` `(B,)` int64, which of the paths each is
     from, and as lists `lines` (which row of the picture, from 1), and `changes`, `warnings`, `num_components` and
     `originals` of each `Picture`.
 
     Raises:
-        InputError: another `prepare`; in a pass: no file at all can be read.
+        InputError: another `prepare`; in a pass: no file at all can be read, or, unless `leave_out`, one cannot.
     """
 
     def __init__(
         self,
-        paths: list[Path],
+        paths: Sequence[Path | Image.Image],
         image_size: tuple[int, int],
         batch_size: int,
         *,
         prepare: str = "auto",
         variable_width: bool = False,
+        leave_out: bool = True,
     ) -> None:
         if prepare not in PREPARE:
             raise InputError(f"prepare: expected one of {', '.join(PREPARE)}, got {prepare!r}")
@@ -151,7 +153,8 @@ class PictureBatches:
         self.batch_size = batch_size
         self.prepare = prepare
         self.variable_width = variable_width
-        self.refused: list[tuple[Path, str]] = []
+        self.leave_out = leave_out
+        self.refused: list[tuple[Path | Image.Image, str]] = []
 
     def __iter__(self) -> Iterator[Batch]:
         self.refused = []
@@ -160,6 +163,8 @@ class PictureBatches:
             try:
                 found = read_rows(path, self.image_size, self.prepare, variable_width=self.variable_width)
             except InputError as error:
+                if not self.leave_out:
+                    raise
                 self.refused.append((path, str(error).removeprefix(f"{path}: ")))
                 continue
             rows += [(number, line, row) for line, row in enumerate(found, start=1)]

@@ -9,20 +9,20 @@ from typing import Any
 import lightning as L
 
 from digitsum.data.batches import Batch, Batches
-from digitsum.data.pictures import NO_DIGITS, PictureBatches
+from digitsum.data.pictures import PictureBatches
 from digitsum.evaluation.calibration import Calibration
 from digitsum.evaluation.evaluate import Evaluation, example_from_batch, predict
-from digitsum.evaluation.picture_pages import PicturePages, Reading
+from digitsum.evaluation.picture_pages import PicturePages, ReadPicture
 from digitsum.evaluation.transcription import TranscriptionAccuracy
 from digitsum.figures import Example, examples_figure, reliability_figure, scatter_figure, write_figure
 from digitsum.files import write_json, written_whole
 from digitsum.metrics import round_sums
-from digitsum.models.base import Prediction, interval_of, probability_of
+from digitsum.models.base import Prediction
 from digitsum.models.module import SumModule
+from digitsum.models.reading import readings_of
 from digitsum.runs.locate import METRICS_FILE
 
 _NUM_SHOWN = 12
-_SURE = 0.93  # of each digit, the mean probability below which a picture's reading is called unsure
 
 
 def write_predictions(
@@ -104,41 +104,6 @@ def write_predictions(
     return results
 
 
-def doubts_of(digits: str, probability: float, num_components: int | None) -> tuple[str, ...]:
-    """Why a reading of a picture may be wrong, in words.
-
-    Args:
-        digits: that were read.
-        probability: of their sum.
-        num_components: pieces of ink that there are, if they were counted.
-
-    Example:
-        >>> doubts_of("407", 0.99, 3), doubts_of("407", 0.6, 2)
-        ((), ('digits unlike the pieces of ink', 'low probability'))
-    """
-    unlike = num_components is not None and len(digits) != num_components
-    unsure = probability < _SURE ** max(1, len(digits))
-    return ("digits unlike the pieces of ink",) * unlike + ("low probability",) * unsure
-
-
-def _reading_of(batch: Batch, prediction: Prediction, row: int, name: str) -> Reading:
-    """What was read on one row of a batch of pictures."""
-    example = example_from_batch(batch, prediction, row)
-    original, warnings, line = batch["originals"][row], batch["warnings"][row], batch["lines"][row]
-    assert original is not None
-    name = name if line == 1 else f"{name}, line {line}"
-    if NO_DIGITS in warnings:
-        return Reading(name, original, example.image, None, warnings=warnings)
-    if example.probs is None:
-        return Reading(name, original, example.image, example.pred, warnings=warnings)
-    probability = float(example.probs[int(example.pred)])
-    digits = "".join(map(str, example.digits))
-    warnings += doubts_of(digits, probability, batch["num_components"][row])
-    return Reading(
-        name, original, example.image, example.pred, probability, example.digits, example.positions, warnings
-    )
-
-
 class _Overlays:
     """The first images of a pass: so many right and so many wrong ones, or twice as many of unknown sums."""
 
@@ -199,26 +164,21 @@ class _Table:
             )
 
     def __call__(self, batch: Batch, prediction: Prediction) -> None:
-        preds = prediction.estimate.float().cpu()
-        rounded = round_sums(preds).long().tolist()
+        preds: list[float] = prediction.estimate.float().tolist()
+        rounded = round_sums(prediction.estimate.float()).long().tolist()
         sums = batch["sums"].tolist() if "sums" in batch else None
-        columns: list[Any] = []
-        if prediction.probs is not None:
-            probs = prediction.probs.cpu()
-            probability = [f"{p:.4f}" for p in probability_of(probs, preds).tolist()]
-            low, high = interval_of(probs)
-            columns = [probability, low.tolist(), high.tolist(), prediction.sequence.texts()]
-        for row, (index, pred) in enumerate(zip(batch["index"].tolist(), preds.tolist(), strict=True)):
-            numbers = [f"{pred:.4f}", rounded[row], *(column[row] for column in columns)]
-            if self._paths:
-                reading = _reading_of(batch, prediction, row, self._paths[index].name)
-                self._pages.add(reading)
-                if reading.pred is None:
-                    numbers = [""] * len(numbers)
-                cells = [self._part, self._paths[index].name, batch["lines"][row], *numbers]
-                cells += [batch["changes"][row], ", ".join(reading.warnings)]
-            else:
-                cells = [self._part, index, *numbers]
+        for row, reading in enumerate(readings_of(batch, prediction, self._paths or ())):
+            numbers: list[Any] = [f"{preds[row]:.4f}", rounded[row]]
+            if prediction.probs is not None:
+                numbers += [f"{reading.probability:.4f}", reading.low, reading.high, reading.digits]
+            if reading.sum is None:
+                numbers = [""] * len(numbers)
+            cells = [self._part, reading.index, *numbers]
+            if reading.file is not None:
+                name, original = Path(reading.file).name, batch["originals"][row]
+                assert original is not None
+                self._pages.add(ReadPicture(name, original, batch["images"][row].cpu().numpy(), reading))
+                cells = [self._part, name, reading.line, *numbers, reading.changes, ", ".join(reading.warnings)]
             if sums is not None:
-                cells += [sums[row], f"{pred - sums[row]:.4f}"]
+                cells += [sums[row], f"{preds[row] - sums[row]:.4f}"]
             self._writer.writerow(cells)

@@ -47,7 +47,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, no checkpoint, one that holds more than plain values, or another model's.
     """
-    _require_file(path)
+    require_file(path)
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
@@ -89,10 +89,15 @@ def _fresh_module(network: str, image_size: Any, options: Any, optimizer: Any, t
     return SumModule(network, image_size, settings, OptimizerSettings(**optimizer), train_mean)
 
 
+def safetensors_of(module: SumModule, **about: str) -> bytes:
+    """A model's weights and hyperparameters, and what else to note, as a file of safetensors."""
+    weights = {name: value.contiguous() for name, value in module.state_dict().items()}
+    return safetensors.torch.save(weights, {"hyper_parameters": json.dumps(dict(module.hparams)), **about})
+
+
 def save_safetensors(module: SumModule, path: Path) -> None:
     """Write a model's weights and hyperparameters as safetensors, which `load_model` and `read_checkpoint` read."""
-    weights = {name: value.contiguous() for name, value in module.state_dict().items()}
-    content = safetensors.torch.save(weights, {"hyper_parameters": json.dumps(dict(module.hparams))})
+    content = safetensors_of(module)
     with written_whole(path) as file:
         file.write(content)
 
@@ -139,7 +144,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {"state_dict": state_dict, "hyper_parameters": hparams}
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
     """Raise an InputError unless `path` is a file that can be read; a pipe, say, is not even opened."""
     try:
         mode = path.stat().st_mode

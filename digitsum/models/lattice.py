@@ -33,7 +33,7 @@ class Lattice:
 
     def start(self, log_probs: torch.Tensor) -> torch.Tensor:
         """`(N, 11, P)` probabilities: nothing read yet, as after a blank."""
-        alpha = log_probs.new_zeros((len(log_probs), NUM_CLASSES, self.initial.shape[1]))
+        alpha = log_probs.new_zeros((log_probs.shape[0], NUM_CLASSES, self.initial.shape[1]))
         alpha[:, BLANK] = self.initial
         return alpha
 

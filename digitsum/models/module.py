@@ -1,6 +1,8 @@
 """The LightningModule: stages, logging and optimiser, written once for every network."""
 
+import copy
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import lightning as L
 import torch
@@ -11,6 +13,7 @@ from digitsum.data.pixels import checked_images
 from digitsum.errors import InputError, check
 from digitsum.metrics import StageMetrics
 from digitsum.models.base import NetworkSettings, Prediction
+from digitsum.models.reading import Reading, read_with
 from digitsum.models.registry import NETWORKS, network_settings
 
 SCHEDULES = ("constant", "one_cycle", "cosine")
@@ -96,6 +99,50 @@ class SumModule(L.LightningModule):
         if not len(images):  # a process's part of the last batch
             return Prediction(torch.empty(0, device=images.device))
         return self.net.predict(self.net(images))
+
+    def read(
+        self, x: Any, *, num_digits: Any = "trained", tta: int = 1, prepare: str = "auto", batch_size: int = 64
+    ) -> list[Reading]:
+        """Read sums and digits off images or pictures, as plain values; several threads may read at once.
+
+        Args:
+            x: the path of a picture or of a folder of them, or a PIL image; a list of such paths and images; or an
+                array or tensor `(H, W)` or `(N, H, W)`, uint8 or float in [0, 1], as `forward` takes it.
+            num_digits: how many digits the images hold, for a model that reads them: a number, a range `(min, max)`,
+                or None for any; as it is set, which is as it was trained, unless told otherwise.
+            tta: for such a model: over how many shifted copies of an image to average, 1 to 6.
+            prepare: of pictures: `auto` brings paper, rules, rows and sizes to what the model knows, `none` scales them
+                as they are.
+            batch_size: images at once.
+
+        Returns:
+            A reading for each image, or for each row of digits of each picture, in their order; of no images none.
+
+        Raises:
+            InputError: a picture that cannot be read, images as `forward` refuses them, an option out of range or that
+                the network does not have, a model that is being trained.
+
+        Example:
+            >>> module = SumModule("reader", (40, 168)).eval()
+            >>> readings = module.read(torch.zeros(2, 40, 168), tta=2)
+            >>> [(reading.index, type(reading.sum), reading.file) for reading in readings]
+            [(0, <class 'int'>, None), (1, <class 'int'>, None)]
+        """
+        if self.training:
+            raise InputError("read: expected a model in evaluation mode, got one in training; call model.eval()")
+        net = copy.copy(self.net)  # its weights are shared, how it decodes is this call's own
+        if num_digits != "trained":
+            net.set_decoding(num_digits=list(num_digits) if isinstance(num_digits, tuple) else num_digits)
+        if tta != 1:
+            net.set_decoding(tta=tta)
+        return read_with(
+            lambda images: net.predict(net(images.to(self.device))),
+            x,
+            self.image_size,
+            variable_width=net.variable_width,
+            prepare=prepare,
+            batch_size=batch_size,
+        )
 
     def on_fit_start(self) -> None:
         """Let each process draw its own dropout: until now their seeds were equal, so that their weights are."""

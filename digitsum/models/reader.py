@@ -139,7 +139,7 @@ class Reader(Network):
         """The most probable sum `(N,)`; in training, the sum of the most probable classes, which costs nothing."""
         if self.training:
             classes = output[:, 0].argmax(2)
-            return torch.where(_begins(classes), classes, 0).sum(1).float()
+            return torch.where(begins_digit(classes), classes, 0).sum(1).float()
         return self._sum_probs(output).sum(1).argmax(1).float()
 
     def predict(self, output: torch.Tensor) -> Prediction:
@@ -198,7 +198,7 @@ class Reader(Network):
     def _read(self, log_probs: torch.Tensor, copy: torch.Tensor, sums: torch.Tensor) -> DigitSequence:
         """The digits that add up to `sums` in `log_probs` `(N, T, 11)`, each those of its own shifted `copy`."""
         classes = best_paths(log_probs, sums, self.counts)
-        begins = _begins(classes)
+        begins = begins_digit(classes)
         number = begins.cumsum(1) - 1  # of the digit that a frame belongs to, if it is not blank
         max_digits = int(begins.sum(1).max()) if len(classes) else 0
         shape = (len(classes), max_digits + 1)  # the last one takes up the blanks
@@ -212,7 +212,7 @@ class Reader(Network):
         return DigitSequence(digits, (total / count)[:, :max_digits].clamp_min(0))
 
 
-def _begins(classes: torch.Tensor) -> torch.Tensor:
+def begins_digit(classes: torch.Tensor) -> torch.Tensor:
     """Which of the frames `(N, T)` begin a digit: not blank, and not the class of the frame before once more."""
     repeated = F.pad(classes[:, 1:] == classes[:, :-1], (1, 0))
     return ~repeated & (classes != BLANK)

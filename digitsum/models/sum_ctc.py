@@ -53,9 +53,7 @@ def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
     Of `log_probs` `(N, T, 11)`, float32 or float64, it is `(N, S + 1)` for sums 0 to `S`, the largest that `T` frames
     or `counts` allow. The probabilities add up to that of a number of digits in `counts`: to 1 where any is possible.
     """
-    lattice = all_states(log_probs.shape[1], counts, log_probs.device)
-    alphas, scale = _forward(log_probs.exp().transpose(0, 1), lattice, 0.0, keep=False)
-    logs = _by_sum(alphas[-1].sum(1).log(), lattice, counts).add_(scale[:, None])
+    logs = distribution_in(log_probs, all_states(log_probs.shape[1], counts, log_probs.device), counts)
     lost = logs.logsumexp(1) < -_SAFE[log_probs.dtype]
     if lost.any():
         exact = _exactly(log_probs[lost])
@@ -66,11 +64,20 @@ def log_distribution(log_probs: torch.Tensor, counts: Counts) -> torch.Tensor:
     return logs
 
 
+def distribution_in(log_probs: torch.Tensor, lattice: Lattice, counts: Counts) -> torch.Tensor:
+    """The `log_distribution` over a given lattice of all states, without its second look at what is all but impossible.
+
+    It has no branches, for graphs of fixed operations.
+    """
+    alphas, scale = _forward(log_probs.exp().transpose(0, 1), lattice, 0.0, keep=False)
+    return _by_sum(alphas[-1].sum(1).log(), lattice, counts).add_(scale[:, None])
+
+
 def _by_sum(logs: torch.Tensor, lattice: Lattice, counts: Counts) -> torch.Tensor:
     """The logarithms `(N, P)` of the places' probabilities, added up over the numbers of digits for each sum."""
     if counts.max is None:
         return logs[:, :-1]
-    sums = logs.new_full((len(logs), 9 * (len(lattice.offsets) - 1) + 1), -torch.inf)
+    sums = logs.new_full((logs.shape[0], 9 * (len(lattice.offsets) - 1) + 1), -torch.inf)
     for count in range(counts.min, len(lattice.offsets)):
         begin, width = lattice.offsets[count], 9 * count + 1
         sums[:, :width] = torch.logaddexp(sums[:, :width], logs[:, begin : begin + width])
@@ -84,11 +91,15 @@ def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> t
     The arguments are those of `log_likelihood`. Returns `(N, T)` int64, the class of each frame; all blank where no
     path has that sum.
     """
-    lattice = reachable_states(sums, counts, log_probs.shape[1])
+    return paths_in(log_probs, reachable_states(sums, counts, log_probs.shape[1]))
+
+
+def paths_in(log_probs: torch.Tensor, lattice: Lattice) -> torch.Tensor:
+    """The `best_paths` to the final states of a lattice."""
     alpha = lattice.start(log_probs).log()
     sources, moves = [], []
     digits = torch.arange(10, device=log_probs.device)[:, None]
-    predecessors = lattice.predecessors[:, :BLANK]
+    predecessors = lattice.predecessors[:, :BLANK].expand(log_probs.shape[0], -1, -1)
     for frame in log_probs.transpose(0, 1):
         # the best way to come from another class is the best of all, or, to that class itself, the second
         values, classes = alpha.topk(2, dim=1)
@@ -104,7 +115,7 @@ def best_paths(log_probs: torch.Tensor, sums: torch.Tensor, counts: Counts) -> t
     width = alpha.shape[2]
     score, at = torch.where(lattice.final[:, None], alpha, -torch.inf).flatten(1).max(1)
     last, state = at // width, at % width
-    rows = torch.arange(len(alpha), device=alpha.device)
+    rows = torch.arange(alpha.shape[0], device=alpha.device)
     path = []
     for source, moved in zip(reversed(sources), reversed(moves), strict=True):
         path.append(last)
@@ -123,7 +134,7 @@ def _forward(
     """
     alpha = lattice.start(frames[0])
     others = _others(alpha, length_penalty)
-    predecessors = lattice.predecessors.expand(len(alpha), -1, -1)
+    predecessors = lattice.predecessors.expand(alpha.shape[0], -1, -1)
     alphas: list[torch.Tensor] = []
     totals = []
     with torch.autocast(alpha.device.type, enabled=False):  # it would multiply matrices in half precision

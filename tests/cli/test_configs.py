@@ -4,6 +4,7 @@ import inspect
 from dataclasses import asdict, fields
 from pathlib import Path
 
+import export
 import lightning as L
 import make_data
 import predict
@@ -307,7 +308,7 @@ def test_a_misspelt_key_inside_an_experiment_is_refused(command, tmp_path):
     assert "Traceback" not in result.text
 
 
-@pytest.mark.parametrize("script", [train, predict, make_data])
+@pytest.mark.parametrize("script", [train, predict, make_data, export])
 def test_help_is_a_screenful_that_names_the_main_options(script):
     lines = script.__doc__.strip().splitlines()
     assert 15 <= len(lines) <= 45

@@ -59,7 +59,7 @@ def test_a_terminal_without_a_letter_shows_its_escape(tmp_path):
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize("script", ["train", "predict", "tune", "make_data", "compare"])
+@pytest.mark.parametrize("script", ["train", "predict", "tune", "make_data", "compare", "export"])
 def test_help_goes_into_a_pipe_that_is_closed(script):
     command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
