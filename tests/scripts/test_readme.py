@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, TINY_READER, TINY_RUN
 from markdown_it import MarkdownIt
+from PIL import Image
 
 NOT_RUN = {
     "pip install -e . -c constraints.txt": "it would change the environment that the tests run in; .ci/run does it",
@@ -77,9 +78,11 @@ def test_the_commands_of_the_readme_run_one_after_another(tmp_path, datasets_dir
 def test_the_python_of_a_page_runs(page, run, request, tmp_path, monkeypatch):
     shutil.copy(request.getfixturevalue(run) / "checkpoints" / "best.ckpt", tmp_path)
     np.save(tmp_path / "data0.npy", np.zeros((3, 40, 168), np.uint8))
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.zeros((40, 168), np.uint8)).save(tmp_path / "photos" / "blank.png")
     monkeypatch.chdir(tmp_path)
-    (code,) = blocks(page)[0]
     names = {}
-    exec(code, names)
+    for code in blocks(page)[0]:
+        exec(code, names)
     answers = names["sums"] if "sums" in names else names["prediction"].estimate
     assert answers.shape == (3,)
