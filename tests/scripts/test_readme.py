@@ -59,6 +59,8 @@ def test_a_command_that_is_not_run_is_one_of_the_readme():
 
 @pytest.mark.slow
 def test_the_commands_of_the_readme_run_one_after_another(tmp_path, datasets_dir):
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(np.pad(np.zeros((40, 12), np.uint8), 30, constant_values=220)).save(tmp_path / "photos" / "one.png")
     for words in commands():
         if " ".join(words) in NOT_RUN:
             continue
@@ -68,7 +70,7 @@ def test_the_commands_of_the_readme_run_one_after_another(tmp_path, datasets_dir
     left = tmp_path / "outputs"
     assert len(list(left.glob("runs/*/metrics.json"))) == 2
     assert len(list(left.glob("sweeps/*/*/metrics.json"))) == 4
-    assert len(list(left.glob("predictions/*/overlays.png"))) == 1
+    assert len(list(left.glob("predictions/*/overlays*.png"))) == 2
     assert len(list(left.glob("comparisons/*/comparison.md"))) == 1
     assert len(list(left.glob("studies/*/trials.csv"))) == 1
 
