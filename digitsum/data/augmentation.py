@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from digitsum.data.glyphs import GLYPH_SIZE
 from digitsum.data.pixels import as_float
 from digitsum.errors import check
 
@@ -21,15 +20,13 @@ class Augmentation:
     shift: float = 0.0  # largest shift in pixels, sideways and up or down
     elastic: float = 0.0  # standard deviation in pixels of an elastic deformation's control points
     elastic_spacing: int = 14  # pixels between control points: the smaller, the more local the deformation
-    size: float = 0.0  # largest share by which digits along an image shrink or grow in height, each by itself
     stroke: float = 0.0  # largest share of a pixel by which strokes grow on both sides; they shrink by half of that
     noise: float = 0.0  # largest standard deviation of noise on the brightness in [0, 1]
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             check(f"augmentation.{name}", value, 0 <= value <= 10_000, "0 to 10,000")
-        for name in ("scale", "size"):
-            check(f"augmentation.{name}", getattr(self, name), getattr(self, name) < 1, "a share below 1")
+        check("augmentation.scale", self.scale, self.scale < 1, "a share below 1")
         for name in ("stroke", "noise"):
             check(f"augmentation.{name}", getattr(self, name), getattr(self, name) <= 1, "0 to 1")
         check("augmentation.elastic_spacing", self.elastic_spacing, self.elastic_spacing >= 1, "1 or more pixels")
@@ -57,9 +54,6 @@ class Augmentation:
             x * (1 + uniform(self.scale)) + (y * (height / 2) * uniform(self.shear) + uniform(self.shift)) * 2 / width
         )
         from_y = (y * (1 + uniform(self.scale)) + uniform(self.shift) * 2 / height).expand(-1, -1, nodes_x)
-        if self.size:
-            sizes = uniform(self.size, width // GLYPH_SIZE + 2)
-            from_y = from_y * (1 + F.interpolate(sizes, nodes_x, mode="linear", align_corners=True))
         nodes = torch.stack([from_x, from_y], dim=1)
         if self.elastic:
             points = (height // self.elastic_spacing + 2, width // self.elastic_spacing + 2)

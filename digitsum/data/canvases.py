@@ -1,10 +1,12 @@
 """Canvases: several glyphs on one image, their layout drawn from a distribution, with the sum of their digits."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from digitsum.data.glyphs import GLYPH_SIZE, GlyphPool
 from digitsum.errors import InputError, check
@@ -41,6 +43,8 @@ class Layout:
     The first tile's left edge is `max(0, U{-first_offset..first_offset})`, each next left edge is the one before
     `+ 28 + U{-pitch_jitter..pitch_jitter}`, and each top edge is `U{0..vertical_jitter}`, where `U{a..b}` is a
     uniform whole number with both ends included. (Source: inferred by matching images of the public data set to MNIST.)
+    With digits of several sizes, each uniform within `digit_scale`, a tile is a square of `28 * size` pixels, so much
+    is added to the next left edge for each pixel above, and what it lacks of 28 pixels is half above it.
 
     Raises:
         InputError: a value out of range, or a canvas too small for the widest layout that can be drawn.
@@ -52,6 +56,8 @@ class Layout:
     pitch_jitter: int = 14  # how far, in pixels, the distance between two left edges strays from 28
     first_offset: int = 14  # the largest left margin, in pixels
     vertical_jitter: int = 11  # the largest top margin, in pixels
+    # the smallest and the largest size of a digit, a share of 28 pixels; with its size goes the distance to the next
+    digit_scale: list[float] = field(default_factory=lambda: [1.0, 1.0])
     # ink on ink: `wrap` adds modulo 256 as in the public files, `max` keeps the brighter, `clip` adds up to 255
     overlap: str = "wrap"
 
@@ -63,9 +69,13 @@ class Layout:
         for name in ("first_offset", "vertical_jitter"):
             check(f"layout.{name}", getattr(self, name), getattr(self, name) >= 0, "0 or more pixels")
         check("layout.overlap", self.overlap, self.overlap in OVERLAPS, f"one of {', '.join(OVERLAPS)}")
+        scale = self.digit_scale
+        good = len(scale) == 2 and 0.25 <= scale[0] <= scale[1] <= 4
+        check("layout.digit_scale", list(scale), good, "[smallest, largest], 0.25 to 4")
+        side, pitch = round(GLYPH_SIZE * scale[1]), round((GLYPH_SIZE + self.pitch_jitter) * scale[1])
         needed = {
-            "width": self.first_offset + GLYPH_SIZE + (max_digits - 1) * (GLYPH_SIZE + self.pitch_jitter),
-            "height": GLYPH_SIZE + self.vertical_jitter,
+            "width": self.first_offset + side + (max_digits - 1) * pitch,
+            "height": max(side, GLYPH_SIZE + self.vertical_jitter),
         }
         for name, pixels in needed.items():
             if getattr(self, name) < pixels:
@@ -85,8 +95,8 @@ class Placements:
     """What was drawn on `N` canvases with up to `D` digits each; places without a digit hold -1."""
 
     digits: np.ndarray  # (N, D) int8, from left to right
-    left: np.ndarray  # (N, D) int16, the tiles' left edges in pixels
-    top: np.ndarray  # (N, D) int16, the tiles' top edges in pixels
+    left: np.ndarray  # (N, D) int16, left edges in pixels of the 28 pixels around the tiles' middles
+    top: np.ndarray  # (N, D) int16, top edges in pixels, likewise
     glyph: np.ndarray  # (N, D) int32, which glyph of the source was drawn (`GlyphPool.index`)
 
     @property
@@ -110,35 +120,59 @@ def compose(
     blocks = range(start // _BLOCK, (start + count - 1) // _BLOCK + 1)
     drawn = [_draw_block(layout, len(pool.labels), seed, stream, block) for block in blocks]
     window = slice(start - blocks[0] * _BLOCK, start - blocks[0] * _BLOCK + count)
-    chosen, left, top = (np.concatenate(parts)[window] for parts in zip(*drawn, strict=True))
+    chosen, left, top, side = (np.concatenate(parts)[window] for parts in zip(*drawn, strict=True))
     absent = chosen < 0
-    columns = ((pool.labels[chosen], np.int8), (left, np.int16), (top, np.int16), (pool.index[chosen], np.int32))
+    rim = (GLYPH_SIZE - side) // 2
+    columns = (
+        (pool.labels[chosen], np.int8),
+        (left - rim, np.int16),
+        (top - rim, np.int16),
+        (pool.index[chosen], np.int32),
+    )
     placements = Placements(*(np.where(absent, -1, values).astype(dtype) for values, dtype in columns))
-    return _render(layout, pool.images, chosen, left, top), placements
+    return _render(layout, pool.images, chosen, left, top, side), placements
 
 
-def _draw_block(
-    layout: Layout, num_glyphs: int, seed: int, stream: int, block: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw `(_BLOCK, D)` positions in the pool (-1 where no digit is), left edges and top edges."""
+def _draw_block(layout: Layout, num_glyphs: int, seed: int, stream: int, block: int) -> tuple[np.ndarray, ...]:
+    """Draw `(_BLOCK, D)` positions in the pool (-1 where no digit is), left and top edges, and sides of the tiles."""
     rng = np.random.default_rng([seed, stream, block])
     min_digits, max_digits = layout.digit_range
     shape = (_BLOCK, max_digits)
     chosen = rng.integers(num_glyphs, size=shape)
     first = np.maximum(0, rng.integers(-layout.first_offset, layout.first_offset, size=(_BLOCK, 1), endpoint=True))
     jitter = rng.integers(-layout.pitch_jitter, layout.pitch_jitter, size=(_BLOCK, max_digits - 1), endpoint=True)
-    left = np.cumsum(np.concatenate([first, GLYPH_SIZE + jitter], axis=1), axis=1)
     top = rng.integers(0, layout.vertical_jitter, size=shape, endpoint=True)
     counts = rng.integers(min_digits, max_digits, size=(_BLOCK, 1), endpoint=True)
-    return np.where(np.arange(max_digits) < counts, chosen, -1), left, top
+    scale = rng.uniform(*layout.digit_scale, size=shape)
+    side = np.rint(GLYPH_SIZE * scale).astype(np.int64)
+    pitch = np.rint((GLYPH_SIZE + jitter) * scale[:, :-1]).astype(np.int64)
+    left = np.cumsum(np.concatenate([first, pitch], axis=1), axis=1)
+    top = (top + (GLYPH_SIZE - side) // 2).clip(0, layout.height - side)
+    return np.where(np.arange(max_digits) < counts, chosen, -1), left, top, side
 
 
-def _render(layout: Layout, glyphs: np.ndarray, chosen: np.ndarray, left: np.ndarray, top: np.ndarray) -> np.ndarray:
+def _render(
+    layout: Layout, glyphs: np.ndarray, chosen: np.ndarray, left: np.ndarray, top: np.ndarray, side: np.ndarray
+) -> np.ndarray:
     canvases = np.zeros((len(chosen), layout.height, layout.width), np.uint8)
-    # (N, H - 27, W - 27, 28, 28): every place that a tile can have, without a copy
-    tiles = np.lib.stride_tricks.sliding_window_view(canvases, (GLYPH_SIZE, GLYPH_SIZE), axis=(1, 2), writeable=True)
-    for place in range(chosen.shape[1]):
-        rows = np.flatnonzero(chosen[:, place] >= 0)
-        where = (rows, top[rows, place], left[rows, place])
-        tiles[where] = OVERLAPS[layout.overlap](tiles[where], glyphs[chosen[rows, place]])
+    blend = OVERLAPS[layout.overlap]
+    for pixels in np.unique(side):
+        # (N, H - side + 1, W - side + 1, side, side): every place that a tile can have, without a copy
+        tiles = np.lib.stride_tricks.sliding_window_view(canvases, (pixels, pixels), axis=(1, 2), writeable=True)
+        for place in range(chosen.shape[1]):
+            rows = np.flatnonzero((chosen[:, place] >= 0) & (side[:, place] == pixels))
+            if not len(rows):
+                continue
+            where = (rows, top[rows, place], left[rows, place])
+            tiles[where] = blend(tiles[where], _resized(glyphs[chosen[rows, place]], pixels))
     return canvases
+
+
+def _resized(glyphs: np.ndarray, side: int) -> np.ndarray:
+    """Glyphs `(G, 28, 28)` uint8 as `(G, side, side)`, each new pixel the mean of what it covers, where they shrink."""
+    if side == GLYPH_SIZE:
+        return glyphs
+    grey = torch.from_numpy(glyphs)[:, None].float()
+    small = F.interpolate(grey, (side, side), mode="bilinear", align_corners=False, antialias=True)
+    resized: np.ndarray = small[:, 0].round().to(torch.uint8).numpy()
+    return resized

@@ -11,7 +11,7 @@ from digitsum.data.pixels import as_float
 
 _CHUNK = 256  # canvases labelled at once: bounds the memory
 _INK = 0.5  # of full brightness: what holds a glyph together; fainter rims touch more often
-_SPECK = 0.25  # of the usual glyph's ink: what has less is no glyph
+_SPECK = 0.1  # of the usual glyph's ink: what has less is no glyph
 _BLOB = 1.25  # of the usual glyph's longer side: what is wider is several glyphs
 _WINDOW = 4 / 3  # of the usual glyph's longer side: how much of the canvas a glyph is shown on, as in MNIST
 _MAX_SLANT = 0.8  # pixels to the right for each pixel down
@@ -36,7 +36,7 @@ class Glyphs:
 def cut_glyphs(canvases: np.ndarray) -> Glyphs:
     """Cut out what hangs together, over edges or corners, at half of the full brightness or more.
 
-    A component with less than a quarter of the usual one's ink is a speck and left out; the usual one is the middle one
+    A component with less than a tenth of the usual one's ink is a speck and left out; the usual one is the middle one
     when all are sorted by their ink and each counts as often as it has ink, so that many specks hardly move it. The
     median of the glyphs' longer sides sets the scale. A glyph is shown with a rim of one pixel of fainter ink, and
     sheared until its ink's places to the right do not depend on those downwards.

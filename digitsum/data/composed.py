@@ -54,6 +54,8 @@ class Composition:
         Bundled glyphs and MNIST count by their names, since their content is fixed, the user's own by their bytes.
         """
         content = {"format": _FORMAT, **asdict(self)}
+        if self.layout.digit_scale == [1, 1]:  # sets that were composed before there was another stay known
+            del content["layout"]["digit_scale"]
         for key in ("glyph_images", "glyph_labels"):
             path = content[key]
             if path is not None:

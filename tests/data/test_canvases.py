@@ -184,6 +184,35 @@ def test_the_background_is_exactly_0(pool):
         assert image[~covered].max() == 0
 
 
+# --- digits of several sizes
+
+
+def test_digits_of_several_sizes_reach_the_bounds_and_keep_their_middles(pool):
+    full = GlyphPool(np.full_like(pool.images, 255), pool.labels, pool.index)
+    layout = Layout(40, 60, [1, 1], vertical_jitter=11, first_offset=10, digit_scale=[0.5, 1.4])
+    images, truth = drawn(full, layout, count=2000)
+    heights, widths = (images > 0).any(2).sum(1), (images > 0).any(1).sum(1)
+    assert np.array_equal(heights, widths)
+    assert set(np.unique(heights)) == set(range(14, 40))
+    left = (images > 0).any(1).argmax(1)
+    assert np.abs(left + widths / 2 - truth.left[:, 0] - 14).max() <= 0.5
+    top = (images > 0).any(2).argmax(1)
+    assert np.abs(top + heights / 2 - truth.top[:, 0] - 14).max() <= 0.5
+
+
+def test_small_digits_are_nearer_to_the_next_ones():
+    ink = GlyphPool(np.full((1, GLYPH_SIZE, GLYPH_SIZE), 255, np.uint8), np.array([1]), np.array([0]))
+    layout = Layout(40, 168, 4, 0, 0, 0, digit_scale=[0.5, 0.5])
+    images, _ = drawn(ink, layout, count=1)
+    assert (images[0] > 0).any(0).sum() == 4 * 14
+
+
+def test_a_shrunk_glyph_keeps_its_mean_brightness(pool):
+    images, truth = drawn(pool, Layout(28, 28, [1, 1], 0, 0, 0, digit_scale=[0.5, 0.5]), count=20)
+    before = pool.images[truth.glyph[:, 0] - 100].mean((1, 2))
+    assert images.mean((1, 2)) * 4 == pytest.approx(before, rel=0.03)
+
+
 # --- the layout's own checks
 
 
@@ -191,6 +220,10 @@ def test_the_background_is_exactly_0(pool):
     ("settings", "words"),
     [
         ({"num_digits": 0}, "layout.num_digits"),
+        ({"digit_scale": [1.0]}, "layout.digit_scale"),
+        ({"digit_scale": [1.2, 1.0]}, "layout.digit_scale"),
+        ({"digit_scale": [0.0, 1.0]}, "layout.digit_scale"),
+        ({"digit_scale": [1.0, 1.4]}, "set data.layout.width=230"),
         ({"num_digits": -1}, "layout.num_digits"),
         ({"num_digits": [0, 3]}, "layout.num_digits"),
         ({"num_digits": [3, 2]}, "layout.num_digits"),

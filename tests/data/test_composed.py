@@ -191,6 +191,7 @@ LAYOUT_CHANGES = {
     "pitch_jitter": 13,
     "first_offset": 13,
     "vertical_jitter": 10,
+    "digit_scale": [0.5, 1.0],
     "overlap": "max",
 }
 
@@ -205,6 +206,10 @@ def test_the_fingerprint_changes_with_every_setting(small):
     changed += [replace(small, layout=Layout(**{name: value})) for name, value in LAYOUT_CHANGES.items()]
     fingerprints = {composition.fingerprint for composition in [small, *changed]}
     assert len(fingerprints) == 1 + len(CHANGES) + len(LAYOUT_CHANGES)
+
+
+def test_the_fingerprint_of_digits_of_one_size_is_what_it_was_before_there_were_others():
+    assert Composition(glyphs="mnist", num_train=24_000, num_val=3_000, num_test=3_000).fingerprint == "bb71bde4a5ef"
 
 
 def test_equal_settings_have_one_fingerprint_of_twelve_hexadecimal_digits(small):
