@@ -40,7 +40,7 @@ def warm_start(
     *,
     seed: int,
     augmentation: Augmentation | None = None,
-    steps: int = 150,
+    steps: int | None = None,
     batch_size: int = 32,
     device: torch.device | str = "cpu",
     autocast: Callable[[], contextlib.AbstractContextManager[Any]] = contextlib.nullcontext,
@@ -56,7 +56,7 @@ def warm_start(
         train: the training split, with sums.
         seed: of clusters, batches and augmentation.
         augmentation: of the images.
-        steps: 2 or more.
+        steps: 2 or more; None for 150, or 600 where how many digits there are must be learned, too.
         batch_size: images a step; fewer where there are fewer.
         device: where to train.
         autocast: the context of a forward pass, for training in half precision.
@@ -78,6 +78,8 @@ def warm_start(
     labels, summary = label_by_sums(images.numpy(), sums.numpy(), net.counts, seed)
     if labels is None:
         return None, summary
+    if steps is None:
+        steps = 150 if net.counts.min == net.counts.max else 600
     home, was_training = module.device, net.training
     cuda = [torch.device(device)] if torch.device(device).type == "cuda" else []
     with torch.random.fork_rng(cuda):
