@@ -143,7 +143,7 @@ def _draw_block(layout: Layout, num_glyphs: int, seed: int, stream: int, block: 
     jitter = rng.integers(-layout.pitch_jitter, layout.pitch_jitter, size=(_BLOCK, max_digits - 1), endpoint=True)
     top = rng.integers(0, layout.vertical_jitter, size=shape, endpoint=True)
     counts = rng.integers(min_digits, max_digits, size=(_BLOCK, 1), endpoint=True)
-    scale = rng.uniform(*layout.digit_scale, size=shape)
+    scale = rng.uniform(layout.digit_scale[0], layout.digit_scale[1], size=shape)
     side = np.rint(GLYPH_SIZE * scale).astype(np.int64)
     pitch = np.rint((GLYPH_SIZE + jitter) * scale[:, :-1]).astype(np.int64)
     left = np.cumsum(np.concatenate([first, pitch], axis=1), axis=1)

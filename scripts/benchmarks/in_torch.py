@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from digitsum.cli.console import tune_malloc
 from digitsum.data.augmentation import Augmentation
-from digitsum.data.batches import Batches
+from digitsum.data.batches import Batches, ink_widths
 from digitsum.data.canvases import Layout, compose
 from digitsum.data.glyphs import load_glyph_pools
 from digitsum.data.shards import SumDataset, open_shards
@@ -72,7 +72,7 @@ class Rows:
             best = max(best, 2 * side**3 / min(seconds_of(product, self.seconds)))
         return {"value": best / flops, "gflop_per_second": best / 1e9, "gflop_per_image": flops / 1e9}
 
-    def prediction_ours(self) -> Found:
+    def prediction_ours(self, network: str = "two_conv") -> Found:
         """What scripts/predict.py does with a folder of shards, until predictions.csv is complete; figures apart."""
         import lightning as L
 
@@ -81,10 +81,12 @@ class Rows:
 
         trainer, folder = L.Trainer(accelerator=self.device, devices=1, logger=False), Path(self.scratch, "predictions")
         for val in (self._split("val", 256), self._split("val")):  # the first one warms up
-            module, begin = SumModule("two_conv", val.images.image_size).eval(), time.time()
+            module, begin = SumModule(network, val.images.image_size).eval(), time.time()
             write_predictions(trainer, module, {"input": Batches(val, 64)}, folder)
         end, table = time.time(), (folder / "predictions.csv").stat().st_mtime
         return {"value": len(val) / (table - begin), "figures_seconds": end - table}
+
+    prediction_reader = functools.partialmethod(prediction_ours, "reader")
 
     def prediction_textbook(self) -> Found:
         """`Trainer.predict` of the tutorial code, which collects the answers and writes nothing."""
@@ -112,47 +114,41 @@ class Rows:
         canvases = functools.partial(compose, Layout(), pool, seed=0, stream=0, count=1_000)
         return {"value": 1_000 / mean(seconds_of(lambda: canvases(start=next(starts)), self.seconds))}
 
-    def profile_step(self) -> Found:
-        """Where the time of a bare step goes, by torch's profiler: what takes longest, and everything else."""
-        step = self._step("two_conv")
-        seconds_of(step, self.seconds)
-        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
-            begin = time.time()
-            deque((step() for _ in range(self.steps)), maxlen=0)
-            value = self.steps * 64 / (time.time() - begin)
-        spent = {f"{event.key} ms": event.self_cpu_time_total / self.steps / 1e3 for event in profiler.key_averages()}
-        longest = sorted(spent, key=lambda name: -spent[name])
-        rest = sum(spent[name] for name in longest[10:])
-        return {"value": value, **{name: spent[name] for name in longest[:10]}, "everything else ms": rest}
-
-    def reader_step(self) -> Found:
+    def reader_float32(self, dtype: torch.dtype = torch.float32, *, cut: bool = True) -> Found:
         """A training step of the reader as experiment=reader has it, and the share of it that its loss takes."""
-        step = self._step("reader", Augmentation(scale=0.1, shear=0.2, shift=2, elastic=1.2))
-        whole, loss = (median(seconds_of(function, 5 * self.seconds)) for function in (step, step()))
-        return {"value": 64 / whole, "step_ms": whole * 1e3, "loss_ms": loss * 1e3, "loss_share": loss / whole}
+        augment = Augmentation(scale=0.1, shear=0.2, shift=2, elastic=1.2)
+        step = self._step("reader", augment, dtype=dtype, cut=cut)
+        whole, loss = mean(seconds_of(step, 10 * self.seconds)), median(seconds_of(step(), self.seconds))
+        return {"value": 64 / whole, "loss_share": loss / whole}
+
+    reader_bfloat16 = functools.partialmethod(reader_float32, torch.bfloat16)
+    reader_uncut = functools.partialmethod(reader_float32, cut=False)
 
     def _split(self, name: str, most: int | None = None) -> SumDataset:
         """The images and sums of `train` or `val`, or the first of them."""
         found = open_shards(Path(self.data, name))
         return SumDataset(found.images, found.sums, found.index[:most])
 
-    def _step(self, network: str, augment: Callable[[torch.Tensor], torch.Tensor] | None = None) -> Callable[[], Any]:
-        """A training step of 64 images, others each time; in bfloat16 where it is told to `augment` them.
+    def _step(
+        self, network: str, augment: Any = None, *, dtype: torch.dtype = torch.float32, cut: bool = False
+    ) -> Callable[[], Any]:
+        """A training step of 64 images, others each time, cut behind their ink or whole.
 
         It returns what does the step's loss alone again, forward and backward.
         """
         from digitsum.models.module import SumModule
 
         train = self._split("train")
-        batches = itertools.chain.from_iterable(itertools.repeat(Batches(train, 64, shuffle_seed=0)))
+        batches = Batches(train, 64, shuffle_seed=0, widths=ink_widths(train) if cut else None)
+        endless = itertools.chain.from_iterable(itertools.repeat(batches))
         torch.manual_seed(0)
         module = SumModule(network, train.images.image_size).to(self.device)
         optimizer: Any = module.configure_optimizers()
 
         def step() -> Callable[[], None]:
-            batch = next(batches)
+            batch = next(endless)
             images, sums = batch["images"].to(self.device), batch["sums"].to(self.device)
-            with torch.autocast(self.device, torch.bfloat16, enabled=augment is not None):
+            with torch.autocast(self.device, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 output = module.net(augment(images) if augment else images)
                 loss = module.net.loss(output, sums)
             optimizer.zero_grad()

@@ -28,8 +28,7 @@ SECTIONS = {  # the first part of a row's name: what it measures in which unit
     "loading": "loading batches of 64, images/s",
     "composing": "composing, canvases/s",
     "startup": "from the command on, seconds",
-    "profile": "where a training step's time goes, images/s",
-    "reader": "the reader's training, images/s",
+    "reader": "the reader's training step, images/s",
     "scaling": "training on so many images, images/s",
 }
 ROWS = {  # scaling has a row for each number of images
@@ -39,6 +38,7 @@ ROWS = {  # scaling has a row for each number of images
     "training/keras": "Keras fit (TensorFlow)",
     "training/limit": "limit: this machine's matrix product",
     "prediction/ours": "ours: what scripts/predict.py runs",
+    "prediction/reader": "ours: the reader",
     "prediction/textbook": "textbook Lightning",
     "prediction/keras": "Keras predict (TensorFlow)",
     "loading/ours": "ours: Batches",
@@ -48,8 +48,9 @@ ROWS = {  # scaling has a row for each number of images
     "startup/help": "scripts/train.py --help",
     "startup/imports": "import torch, lightning",
     "startup/first_step": "scripts/train.py until its first step is done",
-    "profile/step": "a step of the bare loop, with the profiler",
-    "reader/step": "the reader's training step",
+    "reader/float32": "batches cut behind their ink, float32",
+    "reader/bfloat16": "batches cut behind their ink, bfloat16",
+    "reader/uncut": "whole images, float32",
 }
 
 SCRIPTS = Path(__file__).resolve().parent.parent
