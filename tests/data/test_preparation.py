@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
 from digitsum.data.glyphs import load_glyph_pools
+from digitsum.data.ink import is_light_on_dark
 from digitsum.data.pictures import read_rows
 from digitsum.data.preparation import DIGIT_HEIGHT, prepare_rows
 
@@ -93,6 +94,17 @@ def test_a_shadow_with_a_sharp_edge_is_paper(glyphs, at):
     row = only(seen(ink, ndimage.gaussian_filter(light, 1)))
     assert row.num_components == 5
     assert heights(row.image) == pytest.approx(heights(only(seen(ink)).image), abs=3)
+
+
+@pytest.mark.parametrize("below", [0.45, 0.6, 0.75])
+@pytest.mark.parametrize("slope", [-0.15, 0.1])
+def test_a_shadow_along_a_line_that_is_cut_out_does_not_decide_what_is_ink(glyphs, below, slope):
+    ink = line(glyphs)
+    y, x = np.indices(ink.shape)
+    light = np.where(y - slope * (x - ink.shape[1] / 2) > below * len(ink), 110.0, 205.0)
+    picture = seen(ink, ndimage.gaussian_filter(light, 2), dark=0.5)
+    assert not is_light_on_dark(picture)
+    assert is_light_on_dark(255 - picture)
 
 
 # --- rules
