@@ -10,6 +10,8 @@ from digitsum.errors import check
 
 _NODE_SPACING = 4  # pixels between the nodes from which the way of each pixel is interpolated: a quarter of the cost
 
+_RADIUS = 4  # pixels of a blur: two of the largest standard deviation
+
 
 @dataclass
 class Augmentation:
@@ -21,14 +23,15 @@ class Augmentation:
     elastic: float = 0.0  # standard deviation in pixels of an elastic deformation's control points
     elastic_spacing: int = 14  # pixels between control points: the smaller, the more local the deformation
     stroke: float = 0.0  # largest share of a pixel by which strokes grow on both sides; they shrink by half of that
+    blur: float = 0.0  # largest standard deviation in pixels of a blur; the brightest pixel stays as bright
     noise: float = 0.0  # largest standard deviation of noise on the brightness in [0, 1]
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             check(f"augmentation.{name}", value, 0 <= value <= 10_000, "0 to 10,000")
         check("augmentation.scale", self.scale, self.scale < 1, "a share below 1")
-        for name in ("stroke", "noise"):
-            check(f"augmentation.{name}", getattr(self, name), getattr(self, name) <= 1, "0 to 1")
+        for name, most in (("stroke", 1), ("blur", 2), ("noise", 1)):
+            check(f"augmentation.{name}", getattr(self, name), getattr(self, name) <= most, f"0 to {most}")
         check("augmentation.elastic_spacing", self.elastic_spacing, self.elastic_spacing >= 1, "1 or more pixels")
 
     def __bool__(self) -> bool:
@@ -68,6 +71,17 @@ class Augmentation:
             growth = uniform(self.stroke)
             wider, narrower = F.max_pool2d(images, 3, 1, 1), -F.max_pool2d(-images, 3, 1, 1)
             images = images.lerp(torch.where(growth > 0, wider, narrower), torch.where(growth > 0, growth, -growth / 2))
+        if self.blur:
+            images = _blurred(images, uniform(self.blur).abs())
         if self.noise:
             images = (images + uniform(self.noise).abs() * torch.randn_like(images)).clamp(0, 1)
         return images
+
+
+def _blurred(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+    """Each image `(N, H, W)` under a Gaussian of its own standard deviation `(N, 1, 1)`, as bright as it was."""
+    away = torch.arange(-_RADIUS, _RADIUS + 1, device=images.device)
+    kernel = torch.softmax(-(away**2) / (2 * sigma.clamp_min(1e-3) ** 2), dim=-1)[:, None]  # (N, 1, 1, taps)
+    padded = F.pad(images[None], (_RADIUS,) * 4)
+    blurred = F.conv2d(F.conv2d(padded, kernel, groups=len(images)), kernel.transpose(2, 3), groups=len(images))[0]
+    return blurred * (images.amax((1, 2), keepdim=True) / blurred.amax((1, 2), keepdim=True).clamp_min(1e-6))
