@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from digitsum.cli.build import build_trainer, composing_bar, register, settings_of
+from digitsum.cli.build import build_trainer, checkpoint_of, composing_bar, register, settings_of
 from digitsum.cli.console import log, log_written
 from digitsum.cli.project import PROJECT
 from digitsum.data.batches import Batches
@@ -24,7 +24,6 @@ from digitsum.files import is_folder
 from digitsum.models.checkpoints import model_of, read_checkpoint
 from digitsum.models.module import SumModule
 from digitsum.models.onnx_model import load_onnx
-from digitsum.runs.locate import BEST_CHECKPOINT, newest_run
 from digitsum.training.signals import Signals
 
 SOME_REFUSED = 3
@@ -41,11 +40,7 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
         raise InputError(f"split: expected one of {', '.join(SPLITS)}, all, got {cfg.split!r}")
     if cfg.batch_size < 1:
         raise InputError(f"batch_size: expected 1 or more images, got {cfg.batch_size}")
-    if cfg.ckpt_path is None:
-        ckpt_path = newest_run(Path(cfg.outputs_dir), finished=True) / BEST_CHECKPOINT
-        log.info("the newest finished run: %s", ckpt_path)
-    else:
-        ckpt_path = Path(cfg.ckpt_path)
+    ckpt_path = checkpoint_of(cfg)
     if ckpt_path.suffix == ".onnx":
         checkpoint: dict[str, Any] = {}
         module: SumModule = load_onnx(ckpt_path)

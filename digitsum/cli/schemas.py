@@ -207,6 +207,23 @@ class ExportConfig:
 
 
 @dataclass
+class PublishConfig:
+    """What `scripts/publish.py` is told; the values are those of `conf/publish.yaml`."""
+
+    ckpt_path: str
+    name: str
+    folder: str | None
+    min_exact: dict[str, float]
+    num_images: int
+    pictures: str | None
+    split: str
+    mnist_root: str | None
+    data_root: str | None
+    outputs_dir: str
+    debug: bool
+
+
+@dataclass
 class MakeDataConfig:
     """What `scripts/make_data.py` is told; the values are those of `conf/make_data.yaml`."""
 
