@@ -16,7 +16,7 @@ Settings, as key=value:
     trainer=auto|cpu|gpu|mps|ddp           trainer.max_epochs=10, and any other argument of Lightning's Trainer
                                            ddp: trainer.devices=2, several devices, of a process each
     callbacks=default|early_stopping       callbacks.early_stopping.patience=3
-    logger=tensorboard|csv|none
+    logger=tensorboard|csv|wandb|mlflow|none   wandb and mlflow need the extra of that name
     experiment=NAME                        a file of conf/experiment/ on top of all this; some are sweeps
     hydra/launcher=joblib|slurm            a sweep's jobs side by side (hydra.launcher.n_jobs=2), or on a cluster
     seed=0                                 of weights, dropout and the order of the images
