@@ -23,7 +23,7 @@ Settings, as key=value:
     test=true|false                        evaluate the test set at the end of a single run
     resume=FOLDER|latest                   go on in a run's folder, with the settings that it recorded
     warm_start=none|clusters|auto          for the reader with few images: begin with digits that the sums give away
-    init_from=CHECKPOINT                   start a new run from these weights
+    init_from=CHECKPOINT|reader            start a new run from these weights, or from those that come with the package
     compile=true                           compile the network with torch.compile: for long runs on a GPU
     save_every_n_steps=N                   write last.ckpt within an epoch, too (or save_every_n_minutes=N)
     debug=true                             show a mistake's traceback
