@@ -2,6 +2,7 @@
 
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,8 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
     if cfg.input is None and ckpt_path.suffix == ".onnx":
         raise InputError(f"{ckpt_path}: an exported model knows no data; give images with input=PATH")
     if cfg.input is None:
-        parts, folders = own_data(cfg, checkpoint, ckpt_path)
+        splits = SPLITS if cfg.split == "all" else (cfg.split,)
+        parts, folders = own_data(cfg, checkpoint, ckpt_path, splits, cfg.data_root)
     else:
         parts = open_input(Path(cfg.input))
         folders = {part: Path(cfg.input, "" if part == "input" else part) for part in parts}
@@ -123,9 +125,11 @@ def predict_test_set(ckpt_path: Path, folder: Path, outputs_dir: Path) -> dict[s
     return run(cfg)["test"]["model"]
 
 
-def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+def own_data(
+    cfg: DictConfig, checkpoint: dict[str, Any], path: Path, splits: Sequence[str], root: str | None = None
+) -> tuple[dict[str, Any], dict[str, Path]]:
     """The data that the checkpoint was trained on, found again or composed anew on this machine, and their folders."""
-    places = {"root": cfg.data_root, "mnist_root": cfg.mnist_root, "datasets_dir": f"{cfg.outputs_dir}/datasets"}
+    places = {"root": root, "mnist_root": cfg.mnist_root, "datasets_dir": f"{cfg.outputs_dir}/datasets"}
     data = data_of(checkpoint.get("datamodule_hyper_parameters", {}).get("data"), places, path)
     datamodule = SumDataModule(data, progress=composing_bar(data))
     if isinstance(data, ArraysData) and not is_folder(datamodule.folder):
@@ -135,7 +139,6 @@ def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> tuple[d
     with Signals().listening():  # a signal leaves no data set unfinished
         datamodule.prepare_data()
     datamodule.setup()
-    splits = SPLITS if cfg.split == "all" else (cfg.split,)
     recorded = checkpoint.get(SumDataModule.__qualname__)
     if isinstance(recorded, dict):  # weights as safetensors record none
         datamodule.check_unchanged(recorded, splits, "give them as what they are now with input=FOLDER")

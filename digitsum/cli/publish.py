@@ -43,14 +43,13 @@ def run(cfg: DictConfig) -> None:
     figures: dict[str, dict[str, float]] = {}
     for name, (read, sums) in _sets(cfg, checkpoint, path).items():
         preds = read(full)
-        right = int((preds == sums).sum())
         differ = int((read(half) != preds).sum())
-        baseline = (sums == round(full.train_mean)).float().mean().item()
-        row = {"images": len(sums), "exact": right / len(sums), "baseline": baseline, "half_precision_differs": differ}
-        figures[name] = row
-        log.info("%s: %d of %d sums right; %d differ in half precision", name, right, len(sums), differ)
-        if right / len(sums) < cfg.min_exact[name]:
-            reason = f"expected {cfg.min_exact[name]:.1%} of the sums right on {name}, found {right / len(sums):.1%}"
+        guesses = (preds, torch.tensor(round(full.train_mean)))
+        exact, baseline = (sums.eq(guess).float().mean().item() for guess in guesses)
+        figures[name] = {"images": len(sums), "exact": exact, "baseline": baseline, "half_precision_differs": differ}
+        log.info("%s: %.2f %% of %d sums right; %d differ in half precision", name, 100 * exact, len(sums), differ)
+        if exact < cfg.min_exact[name]:
+            reason = f"expected {cfg.min_exact[name]:.1%} of the sums right on {name}, found {exact:.1%}"
             raise InputError(f"{cfg.name}: not published: {reason}")
     in_half = not any(row["half_precision_differs"] for row in figures.values())
     about = {"digitsum_version": digitsum.__version__, "name": cfg.name, "metrics": json.dumps(figures)}
@@ -66,7 +65,7 @@ def _sets(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> dict[str, 
     data = data_of(checkpoint.get("datamodule_hyper_parameters", {}).get("data"), {}, path)
     if not isinstance(data, ComposedData) or data.glyphs_shared or data.glyphs == "arrays":
         raise InputError(f"{path}: expected a model of composed canvases whose test digits are its own, found another")
-    test = own_data(cfg, checkpoint, path)[0]["test"]
+    test = own_data(cfg, checkpoint, path, ["test"])[0]["test"]
     assert test.sums is not None
     pool = load_glyph_pools(data.glyphs, mnist_root=cfg.mnist_root)["test"]
     canvases, drawn = compose(Layout(), pool, seed=0, stream=0, start=0, count=cfg.num_images)
@@ -108,7 +107,7 @@ _CARD = """# {name}
 Weights of `digitsum`'s network `{network}`: `digitsum.load_model("{name}")`, or `ckpt_path={name}` for the commands.
 
 - **Trained on** {num_train:,} canvases composed of {source}, from the sum of each canvas and how many digits a canvas
-  may hold, {num_digits}; no digit, place or count of an image was given.
+  may hold, {num_digits}; no digit and no place was given.
 - **Settings** {options}
 - **Command** `{command}`
 - **Code** digitsum {version}, commit {commit}; seed {seed}; Python {python}, {packages}
@@ -129,6 +128,7 @@ Read letters, signs or crossed-out digits (it takes them for digits), rows of an
 dense rows of touching digits of mixed height, or photos taken at an angle of more than a few degrees. Warnings and
 probability say most of what is wrong with a reading, not all.
 """
+_ROW = "| {name} | {images:,} | {exact:.1%} | {baseline:.1%} |"
 _SOURCES = {
     "mnist": "MNIST digits (Yann LeCun, Corinna Cortes; CC BY-SA 3.0)",
     "bundled": "the handwritten digits of scikit-learn (UCI, E. Alpaydin and C. Kaynak; CC BY 4.0)",
@@ -157,10 +157,7 @@ def _card(name: str, config: Any, environment: Any, figures: dict[str, Any], mod
             machine=f"{machine['processor']}, {machine['torch_threads']} threads, GPU: {machine['gpu'] or 'none'}",
             precision="half precision (no sum differs)" if module.dtype == torch.float16 else "full precision",
             parameters=sum(value.numel() for value in module.parameters()),
-            rows="\n".join(
-                f"| {key} | {row['images']:,} | {row['exact']:.1%} | {row['baseline']:.1%} |"
-                for key, row in figures.items()
-            ),
+            rows="\n".join(_ROW.format(name=key, **row) for key, row in figures.items()),
         )
     except (LookupError, TypeError, ValueError) as error:
         raise InputError(f"{name}: expected what a run records beside its checkpoint, found it damaged") from error

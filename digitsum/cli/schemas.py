@@ -238,9 +238,7 @@ class PublishConfig:
     min_exact: dict[str, float]
     num_images: int
     pictures: str | None
-    split: str
     mnist_root: str | None
-    data_root: str | None
     outputs_dir: str
     debug: bool
 
