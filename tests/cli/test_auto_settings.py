@@ -35,7 +35,7 @@ def test_the_readers_recipe_follows_the_number_of_canvases(settled):
 
 
 def test_weights_that_can_read_are_trained_half_as_long(settled):
-    assert sizes(settled("experiment=reader", "data.num_train=1000", "init_from=reader")) == (32, 40, 2)
+    assert sizes(settled("experiment=reader", "data.num_train=1000", "init_from=reader")) == (32, 42, 2)
     assert sizes(settled("experiment=reader", "data.num_train=1000")) == (32, 80, 4)
 
 
