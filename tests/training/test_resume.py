@@ -486,7 +486,7 @@ def test_wandb_writes_offline_and_goes_on_under_the_same_id(run, resume, stop_at
     assert result.code == 0, result.text
     import wandb
 
-    wandb.finish()
+    wandb.teardown()  # as the end of a process does: only then all is on the disk
     files = sorted((tmp_path / "cut" / "wandb").glob("offline-run-*/run-*.wandb"))
     assert len(files) == 2
     assert len({file.stem for file in files}) == 1
