@@ -8,7 +8,7 @@
 
 Settings, as key=value:
     out=FILE                    the file to write
-    ckpt_path=FILE              the checkpoint. Default: the newest finished run's best one
+    ckpt_path=FILE|reader       the checkpoint, or the published one. Default: the newest finished run's best one
     format=onnx|torch_export|safetensors    (default onnx)
     outputs=answer|log_probs    of a reader: all that it says, of images of one width (default), or what it sees in each
                                 frame, of images of any width; a regression answers with its sum

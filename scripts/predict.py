@@ -7,7 +7,8 @@
     python scripts/predict.py ckpt_path=FILE input=photo.png     on a picture, or a folder of them
 
 Settings, as key=value:
-    ckpt_path=FILE           the checkpoint; it holds all that is needed. Default: the newest finished run's best one.
+    ckpt_path=FILE|reader    the checkpoint; it holds all that is needed. Default: the newest finished run's best one.
+                             reader: the published one, which comes with the package.
                              Or an ONNX file of scripts/export.py, with input=
     split=train|val|test|all the run's own data (default val)
     input=PATH               images to read instead

@@ -16,14 +16,14 @@ Settings, as key=value:
     trainer=auto|cpu|gpu|mps|ddp           trainer.max_epochs=10, and any other argument of Lightning's Trainer
                                            ddp: trainer.devices=2, several devices, of a process each
     callbacks=default|early_stopping       callbacks.early_stopping.patience=3
-    logger=tensorboard|csv|none
+    logger=tensorboard|csv|wandb|mlflow|none   wandb and mlflow need the extra of that name
     experiment=NAME                        a file of conf/experiment/ on top of all this; some are sweeps
     hydra/launcher=joblib|slurm            a sweep's jobs side by side (hydra.launcher.n_jobs=2), or on a cluster
     seed=0                                 of weights, dropout and the order of the images
     test=true|false                        evaluate the test set at the end of a single run
     resume=FOLDER|latest                   go on in a run's folder, with the settings that it recorded
     warm_start=none|clusters|auto          for the reader with few images: begin with digits that the sums give away
-    init_from=CHECKPOINT                   start a new run from these weights
+    init_from=CHECKPOINT|reader            start a new run from these weights, or from those that come with the package
     compile=true                           compile the network with torch.compile: for long runs on a GPU
     save_every_n_steps=N                   write last.ckpt within an epoch, too (or save_every_n_minutes=N)
     debug=true                             show a mistake's traceback

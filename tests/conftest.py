@@ -88,6 +88,18 @@ def finished_reader(tmp_path_factory, datasets_dir):
     return trained(tmp_path_factory.mktemp("outputs"), datasets_dir, TINY_READER)
 
 
+@pytest.fixture
+def published_tiny(tmp_path, monkeypatch, finished_reader):
+    """The weights of the tiny reader, published as `tiny-1` in a folder that stands for the package's."""
+    from digitsum.models import published
+    from digitsum.models.checkpoints import load_model, save_safetensors
+
+    monkeypatch.setattr(published, "FOLDER", tmp_path / "published")
+    path = tmp_path / "published" / "tiny-1.safetensors"
+    save_safetensors(load_model(finished_reader / "checkpoints" / "best.ckpt"), path)
+    return path
+
+
 def trained(outputs, datasets_dir, words):
     """Train a run outside of any command and return its folder."""
     from hydra import compose, initialize_config_dir

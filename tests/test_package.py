@@ -28,13 +28,14 @@ def ran(*words, cwd=None):
 
 
 @pytest.fixture
-def wheel(tmp_path):
+def wheel(tmp_path, published_tiny):
     """A wheel, which `build` makes from the source archive; built from a copy, so that the project stays as it is."""
     source, folder = tmp_path / "source", tmp_path / "dist"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     shutil.copytree(ROOT / "digitsum", source / "digitsum", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(published_tiny, source / "digitsum" / "models" / "weights")
     ran(sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, source)
     assert len(list(folder.glob("*.tar.gz"))) == 1
     (wheel,) = folder.glob("*.whl")
@@ -52,12 +53,13 @@ def test_the_package_installs_and_reads_with_nothing_of_the_project_beside_it(wh
     np.save(tmp_path / "images.npy", images)
     code = (
         "import digitsum, numpy\n"
-        f"readings = digitsum.load_model({str(checkpoint)!r}).read(numpy.load('images.npy'))\n"
+        "images = numpy.load('images.npy')\n"
+        f"readings = digitsum.load_model({str(checkpoint)!r}).read(images) + digitsum.load_model('tiny').read(images)\n"
         "print(digitsum.__file__, digitsum.__version__, *(reading.digits for reading in readings), sep='\\n')"
     )
     file, version, *digits = ran(python, "-c", code, cwd=tmp_path).splitlines()
     assert Path(file).is_relative_to(site)
     assert version == digitsum.__version__
-    assert digits == [reading.digits for reading in digitsum.load_model(checkpoint).read(images)]
+    assert digits == [reading.digits for reading in digitsum.load_model(checkpoint).read(images)] * 2
     assert (site / "digitsum" / "py.typed").exists()
     assert {path.name for path in site.iterdir()} & {"conf", "scripts", "tests"} == set()

@@ -22,7 +22,7 @@ def settle_auto(cfg: DictConfig) -> None:
     trainer, data = cfg.trainer, cfg.data
     if "auto" in (data.batch_size, trainer.max_epochs):
         count = data.num_train if "num_train" in data else len(open_splits(Path(data.root), data.split_seed)["train"])
-        budget = budget_for(max(1, count))
+        budget = budget_for(max(1, count), fine_tuning=cfg.init_from is not None)
         for node, key, value in (
             (data, "batch_size", budget.batch_size),
             (trainer, "max_epochs", budget.max_epochs),

@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from digitsum.cli import schemas
 from digitsum.cli.checks import check_trainer, settle_monitor
-from digitsum.cli.console import ComposingBar
+from digitsum.cli.console import ComposingBar, log
 from digitsum.cli.output_dirs import job_folder, run_folder, study_folder, swept, writable
 from digitsum.cli.overrides import override_key
 from digitsum.cli.project import PROJECT
@@ -26,8 +26,9 @@ from digitsum.data.datamodule import ArraysData, ComposedData, SumDataModule
 from digitsum.errors import InputError
 from digitsum.models.checkpoints import WholeCheckpointIO
 from digitsum.models.module import OptimizerSettings
+from digitsum.models.published import find_model
 from digitsum.models.registry import NETWORKS, network_settings
-from digitsum.runs.locate import LAST_CHECKPOINT
+from digitsum.runs.locate import BEST_CHECKPOINT, LAST_CHECKPOINT, newest_run
 from digitsum.training.callbacks import EpochTimer, LearningRateLogger, MetricsHistory
 from digitsum.training.precision import native_precision
 from digitsum.training.resume import Resumable
@@ -41,6 +42,7 @@ def register() -> None:
     store(name="tune_schema", node=schemas.TuneConfig)
     store(name="predict_schema", node=schemas.PredictConfig)
     store(name="export_schema", node=schemas.ExportConfig)
+    store(name="publish_schema", node=schemas.PublishConfig)
     store(name="make_data_schema", node=schemas.MakeDataConfig)
     store(group="data/schema", name="arrays", node=ArraysData)
     store(group="data/schema", name="composed", node=ComposedData)
@@ -55,6 +57,15 @@ def register() -> None:
     OmegaConf.register_new_resolver("study_folder", study_folder, replace=True)
     OmegaConf.register_new_resolver("writable", writable, replace=True)
     OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+
+
+def checkpoint_of(cfg: DictConfig) -> Path:
+    """The checkpoint that a command's `ckpt_path` names, a file or a published model; without one the newest run's."""
+    if cfg.ckpt_path is not None:
+        return find_model(cfg.ckpt_path)
+    path = newest_run(Path(cfg.outputs_dir), finished=True) / BEST_CHECKPOINT
+    log.info("the newest finished run: %s", path)
+    return path
 
 
 def settings_of(node: DictConfig) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 
-from digitsum.cli.build import settings_of
+from digitsum.cli.build import checkpoint_of, settings_of
 from digitsum.cli.console import log
 from digitsum.cli.output_dirs import writable
 from digitsum.data.canvases import Layout, compose
@@ -17,7 +17,7 @@ from digitsum.errors import InputError
 from digitsum.files import is_folder, read_json
 from digitsum.models.checkpoints import model_of, read_checkpoint
 from digitsum.models.export import Parity, export
-from digitsum.runs.locate import BEST_CHECKPOINT, METRICS_FILE, newest_run
+from digitsum.runs.locate import METRICS_FILE
 
 _NUM_IMAGES = 64  # to compare on
 
@@ -28,11 +28,7 @@ def run(cfg: DictConfig) -> Parity:
     path = Path(settings.out)
     if is_folder(path):
         raise InputError(f"out: expected the name of a file, but {path} is a folder")
-    if settings.ckpt_path is None:
-        ckpt_path = newest_run(Path(settings.outputs_dir), finished=True) / BEST_CHECKPOINT
-        log.info("the newest finished run: %s", ckpt_path)
-    else:
-        ckpt_path = Path(settings.ckpt_path)
+    ckpt_path = checkpoint_of(cfg)
     checkpoint = read_checkpoint(ckpt_path)
     module = model_of(checkpoint, ckpt_path)
     if settings.num_digits != "trained":

@@ -2,13 +2,14 @@
 
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from digitsum.cli.build import build_trainer, composing_bar, register, settings_of
+from digitsum.cli.build import build_trainer, checkpoint_of, composing_bar, register, settings_of
 from digitsum.cli.console import log, log_written
 from digitsum.cli.project import PROJECT
 from digitsum.data.batches import Batches
@@ -24,7 +25,6 @@ from digitsum.files import is_folder
 from digitsum.models.checkpoints import model_of, read_checkpoint
 from digitsum.models.module import SumModule
 from digitsum.models.onnx_model import load_onnx
-from digitsum.runs.locate import BEST_CHECKPOINT, newest_run
 from digitsum.training.signals import Signals
 
 SOME_REFUSED = 3
@@ -41,11 +41,7 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
         raise InputError(f"split: expected one of {', '.join(SPLITS)}, all, got {cfg.split!r}")
     if cfg.batch_size < 1:
         raise InputError(f"batch_size: expected 1 or more images, got {cfg.batch_size}")
-    if cfg.ckpt_path is None:
-        ckpt_path = newest_run(Path(cfg.outputs_dir), finished=True) / BEST_CHECKPOINT
-        log.info("the newest finished run: %s", ckpt_path)
-    else:
-        ckpt_path = Path(cfg.ckpt_path)
+    ckpt_path = checkpoint_of(cfg)
     if ckpt_path.suffix == ".onnx":
         checkpoint: dict[str, Any] = {}
         module: SumModule = load_onnx(ckpt_path)
@@ -60,7 +56,8 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
     if cfg.input is None and ckpt_path.suffix == ".onnx":
         raise InputError(f"{ckpt_path}: an exported model knows no data; give images with input=PATH")
     if cfg.input is None:
-        parts, folders = own_data(cfg, checkpoint, ckpt_path)
+        splits = SPLITS if cfg.split == "all" else (cfg.split,)
+        parts, folders = own_data(cfg, checkpoint, ckpt_path, splits, cfg.data_root)
     else:
         parts = open_input(Path(cfg.input))
         folders = {part: Path(cfg.input, "" if part == "input" else part) for part in parts}
@@ -128,9 +125,11 @@ def predict_test_set(ckpt_path: Path, folder: Path, outputs_dir: Path) -> dict[s
     return run(cfg)["test"]["model"]
 
 
-def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Path]]:
+def own_data(
+    cfg: DictConfig, checkpoint: dict[str, Any], path: Path, splits: Sequence[str], root: str | None = None
+) -> tuple[dict[str, Any], dict[str, Path]]:
     """The data that the checkpoint was trained on, found again or composed anew on this machine, and their folders."""
-    places = {"root": cfg.data_root, "mnist_root": cfg.mnist_root, "datasets_dir": f"{cfg.outputs_dir}/datasets"}
+    places = {"root": root, "mnist_root": cfg.mnist_root, "datasets_dir": f"{cfg.outputs_dir}/datasets"}
     data = data_of(checkpoint.get("datamodule_hyper_parameters", {}).get("data"), places, path)
     datamodule = SumDataModule(data, progress=composing_bar(data))
     if isinstance(data, ArraysData) and not is_folder(datamodule.folder):
@@ -140,7 +139,6 @@ def own_data(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> tuple[d
     with Signals().listening():  # a signal leaves no data set unfinished
         datamodule.prepare_data()
     datamodule.setup()
-    splits = SPLITS if cfg.split == "all" else (cfg.split,)
     recorded = checkpoint.get(SumDataModule.__qualname__)
     if isinstance(recorded, dict):  # weights as safetensors record none
         datamodule.check_unchanged(recorded, splits, "give them as what they are now with input=FOLDER")

@@ -1,5 +1,6 @@
 """The config that a run recorded, to resume it: data from a file, checked like a command line and never obeyed."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,11 @@ def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> Dic
         for key, place in (("dirpath", run_dir / LAST_CHECKPOINT.parent), ("save_dir", run_dir)):
             if key in node:
                 node[key] = str(place)
+    # nothing is sent for a record's sake; the environment is the user's own
+    store = os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{cfg.outputs_dir}/mlflow.db")
+    for key, here in (("offline", True), ("tracking_uri", store)):
+        if key in recorded.logger:
+            recorded.logger[key] = here
     return recorded
 
 

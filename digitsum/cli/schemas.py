@@ -119,12 +119,34 @@ class CSVSettings:
     flush_logs_every_n_steps: int = 100
 
 
+@dataclass
+class WandbSettings:
+    """`digitsum.training.loggers.WandbRun`, a WandbLogger of Lightning's."""
+
+    _target_: str = "digitsum.training.loggers.WandbRun"
+    save_dir: str = MISSING
+    project: str = "digitsum"
+    offline: bool = True
+
+
+@dataclass
+class MLflowSettings:
+    """`digitsum.training.loggers.MLflowRun`, a MLFlowLogger of Lightning's."""
+
+    _target_: str = "digitsum.training.loggers.MLflowRun"
+    save_dir: str = MISSING
+    tracking_uri: str = MISSING
+    experiment_name: str = "digitsum"
+
+
 CALLBACKS_AND_LOGGERS: dict[str, Any] = {
     "callbacks/schema/checkpoint": CheckpointSettings,
     "callbacks/schema/early_stopping": EarlyStoppingSettings,
     "callbacks/schema/prediction_logger": PredictionLoggerSettings,
     "logger/schema/tensorboard": TensorBoardSettings,
     "logger/schema/csv": CSVSettings,
+    "logger/schema/wandb": WandbSettings,
+    "logger/schema/mlflow": MLflowSettings,
 }
 """Their schemas by the names that conf/ has for them."""
 
@@ -202,6 +224,21 @@ class ExportConfig:
     outputs: str
     width: int | None
     num_digits: Any
+    outputs_dir: str
+    debug: bool
+
+
+@dataclass
+class PublishConfig:
+    """What `scripts/publish.py` is told; the values are those of `conf/publish.yaml`."""
+
+    ckpt_path: str
+    name: str
+    folder: str | None
+    min_exact: dict[str, float]
+    num_images: int
+    pictures: str | None
+    mnist_root: str | None
     outputs_dir: str
     debug: bool
 

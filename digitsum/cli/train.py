@@ -22,6 +22,7 @@ from digitsum.files import require_space, write_json, write_text
 from digitsum.metrics import monitor_mode
 from digitsum.models.checkpoints import read_checkpoint, save_safetensors
 from digitsum.models.module import SumModule
+from digitsum.models.published import find_model
 from digitsum.runs.environment import environment
 from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
 from digitsum.training.clusters_figure import clusters_figure
@@ -54,7 +55,7 @@ def run(
     module = SumModule(image_size=datamodule.image_size, train_mean=datamodule.train_mean, **arguments)
     ckpt_path = restore(run_dir) if cfg.resume is not None else None
     if cfg.resume is None and cfg.init_from is not None:
-        copy_weights(Path(cfg.init_from), module)
+        copy_weights(find_model(cfg.init_from), module)
     train_set = datamodule.splits["train"]
     if ckpt_path is None and cfg.init_from is None and wants_warm_start(cfg.warm_start, module, train_set):
         log.info("warm start: looking for the digits that the sums give away, then a few hundred steps on them")

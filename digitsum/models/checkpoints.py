@@ -18,6 +18,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from digitsum.errors import InputError
 from digitsum.files import written_whole
 from digitsum.models.module import OptimizerSettings, SumModule
+from digitsum.models.published import find_model
 from digitsum.models.registry import network_settings
 
 _RENAMED = {"digit_cost": "length_penalty"}
@@ -27,11 +28,13 @@ _RENAMED = {"digit_cost": "length_penalty"}
 def load_model(path: str | Path) -> SumModule:
     """Load a trained model, in evaluation mode on the CPU, from its checkpoint and nothing else.
 
+    `path` may be the name of a model that comes with the package, `reader` (see `digitsum.models.published`).
     Called with images `(N, H, W)`, uint8 in 0..255 or float in [0, 1], it answers with the sums `(N,)`. An InputError
     refuses what `read_checkpoint` does, and hyperparameters or weights that do not fit the network.
     """
     _survive_forks()
-    return model_of(read_checkpoint(Path(path)), Path(path))
+    path = find_model(path)
+    return model_of(read_checkpoint(path), path)
 
 
 @functools.cache

@@ -25,6 +25,7 @@ _MAX_NUMBER = 1e30  # more than any run ever records, and less than what figures
 # where a run writes and where its data lie on this machine, what it shows meanwhile, and whether the test set followed
 _NO_SETTINGS = {
     *("run_dir", "outputs_dir", "data.datasets_dir", "data.mnist_root", "data.download", "logger.save_dir"),
+    "logger.tracking_uri",
     *("callbacks.checkpoint.dirpath", "callbacks.checkpoint.monitor", "callbacks.early_stopping.monitor"),
     *("debug", "resume", "test", "trainer.enable_progress_bar"),
 }

@@ -34,8 +34,10 @@ def newest_run(outputs: Path, *, finished: bool) -> Path:
     for path in _newest_first(outputs, f"runs/*/{mark}", f"sweeps/*/*/{mark}"):
         if not finished or (path.parent / BEST_CHECKPOINT).is_file():
             return path.parent
-    what = "finished run; train one with scripts/train.py or pass ckpt_path=FILE" if finished else "run to resume"
-    raise InputError(f"{outputs}: found no {what}")
+    if not finished:
+        raise InputError(f"{outputs}: found no run to resume")
+    advice = "train one with scripts/train.py, or pass ckpt_path=FILE, or ckpt_path=reader for the published one"
+    raise InputError(f"{outputs}: found no finished run; {advice}")
 
 
 def newest_sweep(outputs: Path) -> Path:

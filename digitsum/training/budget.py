@@ -20,14 +20,18 @@ class Budget:
     max_epochs: int
 
 
-def budget_for(num_images: int) -> Budget:
+def budget_for(num_images: int, *, fine_tuning: bool = False) -> Budget:
     """The budget for `num_images`, 1 or more: with an eighth of the images, half as many are seen in all.
+
+    `fine_tuning`, from weights that can read, takes half of that.
 
     Example:
         >>> budget_for(24_000), budget_for(3_000)
         (Budget(batch_size=64, max_epochs=10), Budget(batch_size=32, max_epochs=40))
+        >>> budget_for(3_000, fine_tuning=True)
+        Budget(batch_size=32, max_epochs=20)
     """
-    seen = _SEEN * (num_images / _IMAGES) ** (1 / 3)
+    seen = _SEEN * (num_images / _IMAGES) ** (1 / 3) / (1 + fine_tuning)
     epochs = max(1, round(seen / num_images))
     epochs -= epochs % validation_interval(epochs, exact=False)
     return Budget(32 if num_images <= _SMALL else 64, epochs)

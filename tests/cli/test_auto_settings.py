@@ -34,6 +34,11 @@ def test_the_readers_recipe_follows_the_number_of_canvases(settled):
     assert sizes(settled("experiment=reader", "data.num_train=3000")) == (32, 40, 2)
 
 
+def test_weights_that_can_read_are_trained_half_as_long(settled):
+    assert sizes(settled("experiment=reader", "data.num_train=1000", "init_from=reader")) == (32, 42, 2)
+    assert sizes(settled("experiment=reader", "data.num_train=1000")) == (32, 80, 4)
+
+
 def test_what_is_given_is_obeyed_and_the_rest_follows(settled):
     words = ("experiment=reader", "data.num_train=300")
     assert sizes(settled(*words, "trainer.max_epochs=60")) == (32, 60, 3)

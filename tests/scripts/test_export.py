@@ -55,6 +55,21 @@ def test_a_readers_frames_read_pictures_with_any_number_of_digits(command, tmp_p
     assert digitsum.models.onnx_model.load_onnx(path).net.counts.max == 6
 
 
+def test_a_published_model_is_exported_and_read_with_by_its_name(command, tmp_path, published_tiny):
+    path = tmp_path / "tiny.onnx"
+    result = command(export.main, "ckpt_path=tiny", f"out={path}", "outputs=log_probs")
+    assert result.code == 0, result.text
+    assert "on 64 images (canvases of bundled digits)" in result.out
+    np.save(tmp_path / "images.npy", np.random.default_rng(0).integers(0, 256, (3, 40, 200), dtype=np.uint8))
+    tables = []
+    for name in ("tiny", path):
+        places = (f"run_dir={tmp_path}/out", f"hydra.run.dir={tmp_path}/out", "trainer=cpu")
+        assert command(predict.main, f"ckpt_path={name}", f"input={tmp_path}/images.npy", *places).code == 0
+        with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+            tables.append([row["digits"] for row in csv.DictReader(file)])
+    assert tables[0] == tables[1]
+
+
 @pytest.mark.parametrize(("words", "reason"), [
     (["out=TMP/m.onnx", "format=tflite"], "format: expected one of onnx, torch_export, safetensors, got 'tflite'"),
     (["out=TMP/m.onnx", "num_digits=3"], "num_digits: this model has no such choice"),

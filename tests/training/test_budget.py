@@ -21,9 +21,10 @@ def test_fewer_images_are_seen_more_often_each_and_fewer_in_all():
     assert all(before <= 1.1 * after for before, after in itertools.pairwise(seen))
 
 
+@pytest.mark.parametrize("fine_tuning", [False, True])
 @pytest.mark.parametrize("count", COUNTS)
-def test_the_last_epoch_is_validated_and_some_twenty_before_it(count):
-    epochs = budget_for(count).max_epochs
+def test_the_last_epoch_is_validated_and_some_twenty_before_it(count, fine_tuning):
+    epochs = budget_for(count, fine_tuning=fine_tuning).max_epochs
     interval = validation_interval(epochs)
     assert epochs % interval == 0
     assert epochs < 20 or 20 <= epochs // interval <= 40

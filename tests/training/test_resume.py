@@ -460,3 +460,58 @@ def test_the_csv_loggers_rows_are_those_of_the_whole_run(run, resume, stop_at, t
     assert run("cut", "logger=csv").code == 143
     assert resume("cut").code == 0
     assert (tmp_path / "cut" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+
+
+def test_mlflow_goes_on_in_the_same_run(run, resume, stop_at, tmp_path):
+    tracking = pytest.importorskip("mlflow.tracking", reason="needs MLflow, which the extra `mlflow` installs")
+    stop_at(7, signal.SIGTERM)
+    assert run("cut", "logger=mlflow").code == 143
+    result = resume("cut", "trainer.max_epochs=4")
+    assert result.code == 0, result.text
+    client = tracking.MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")
+    (experiment,) = client.search_experiments(filter_string="name = 'digitsum'")
+    (found,) = client.search_runs([experiment.experiment_id])
+    assert (found.info.run_name, found.info.status) == ("cut", "FINISHED")
+    assert [entry.step for entry in client.get_metric_history(found.info.run_id, "val/mae")] == [5, 10, 15, 20]
+    metrics = json.loads((tmp_path / "cut" / "metrics.json").read_text())
+    assert found.data.metrics["test/mae"] == pytest.approx(metrics["test"]["model"]["mae"])
+    assert found.data.params["data"] == "demo"
+
+
+def test_wandb_writes_offline_and_goes_on_under_the_same_id(run, resume, stop_at, tmp_path):
+    pytest.importorskip("wandb", reason="needs Weights & Biases, which the extra `wandb` installs")
+    stop_at(7, signal.SIGTERM)
+    assert run("cut", "logger=wandb").code == 143
+    result = resume("cut")
+    assert result.code == 0, result.text
+    import wandb
+
+    wandb.teardown()  # as the end of a process does: only then all is on the disk
+    files = sorted((tmp_path / "cut" / "wandb").glob("offline-run-*/run-*.wandb"))
+    assert len(files) == 2
+    assert len({file.stem for file in files}) == 1
+    before, after = (file.read_bytes() for file in files)
+    assert b"val/mae" in before
+    assert b"test/mae" not in before
+    assert b"test/mae" in after
+
+
+def test_a_resumed_run_sends_nothing_for_its_records_sake(run, resume, stop_at, tmp_path, monkeypatch):
+    pytest.importorskip("mlflow", reason="needs MLflow, which the extra `mlflow` installs")
+    stop_at(7, signal.SIGTERM)
+    assert run("cut", "logger=mlflow").code == 143
+    path = tmp_path / "cut" / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["logger"]["tracking_uri"] = f"sqlite:///{tmp_path}/theirs.db"
+    path.write_text(yaml.safe_dump(config))
+    assert resume("cut").code == 0
+    assert not (tmp_path / "theirs.db").exists()
+
+
+@pytest.mark.parametrize("name", ["wandb", "mlflow"])
+def test_a_logger_that_is_not_installed_is_one_line(run, monkeypatch, name):
+    monkeypatch.setattr(f"lightning.pytorch.loggers.{name}._{name.upper()}_AVAILABLE", False)
+    result = run("none", f"logger={name}")
+    assert result.code == 1
+    assert f"logger={name} needs {name}; install it with: pip install -e '.[{name}]'" in result.text
+    assert "Traceback" not in result.text
