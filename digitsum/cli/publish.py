@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 import digitsum
 from digitsum.cli.console import log
@@ -36,6 +36,9 @@ def run(cfg: DictConfig) -> None:
     if exists(weights):
         raise InputError(f"{weights}: is published, and never changes; choose the next version")
     checkpoint = read_checkpoint(path)
+    if cfg.num_digits != "trained":
+        settings: Any = OmegaConf.to_container(cfg)
+        checkpoint["hyper_parameters"]["options"]["num_digits"] = settings["num_digits"]
     full, half = model_of(checkpoint, path), model_of(checkpoint, path).half().float()
     run_dir = path.absolute().parent.parent
     config, environment = read_config(run_dir), read_json(run_dir / "environment.json")
@@ -145,7 +148,7 @@ def _card(name: str, config: Any, environment: Any, figures: dict[str, Any], mod
             network=module.hparams["network"],
             num_train=config["data"]["num_train"],
             source=_SOURCES[config["data"]["glyphs"]],
-            num_digits=options["num_digits"],
+            num_digits=config["model"]["num_digits"],
             options=", ".join(f"`{key}={value}`" for key, value in options.items()),
             # without where things lie on the machine
             command=re.sub(r" \S*(?:dir|root|resume)=(?:'[^']*'|\S)*", "", environment["command"]),

@@ -234,6 +234,7 @@ class PublishConfig:
 
     ckpt_path: str
     name: str
+    num_digits: Any
     folder: str | None
     min_exact: dict[str, float]
     num_images: int

@@ -57,7 +57,7 @@ class Layout:
     first_offset: int = 14  # the largest left margin, in pixels
     vertical_jitter: int = 11  # the largest top margin, in pixels
     # the smallest and the largest size of a digit, a share of 28 pixels; with its size goes the distance to the next
-    digit_scale: list[float] = field(default_factory=lambda: [1.0, 1.0])
+    digit_scale: Any = field(default_factory=lambda: [1.0, 1.0])
     # ink on ink: `wrap` adds modulo 256 as in the public files, `max` keeps the brighter, `clip` adds up to 255
     overlap: str = "wrap"
 
@@ -70,8 +70,9 @@ class Layout:
             check(f"layout.{name}", getattr(self, name), getattr(self, name) >= 0, "0 or more pixels")
         check("layout.overlap", self.overlap, self.overlap in OVERLAPS, f"one of {', '.join(OVERLAPS)}")
         scale = self.digit_scale
-        good = len(scale) == 2 and 0.25 <= scale[0] <= scale[1] <= 4
-        check("layout.digit_scale", list(scale), good, "[smallest, largest], 0.25 to 4")
+        two = isinstance(scale, Sequence) and len(scale) == 2 and all(type(end) in (int, float) for end in scale)
+        good = two and 0.25 <= scale[0] <= scale[1] <= 4
+        check("layout.digit_scale", scale, good, "[smallest, largest], 0.25 to 4")
         side, pitch = round(GLYPH_SIZE * scale[1]), round((GLYPH_SIZE + self.pitch_jitter) * scale[1])
         needed = {
             "width": self.first_offset + side + (max_digits - 1) * pitch,

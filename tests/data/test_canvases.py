@@ -222,6 +222,8 @@ def test_a_shrunk_glyph_keeps_its_mean_brightness(pool):
         ({"num_digits": 0}, "layout.num_digits"),
         ({"digit_scale": [1.0]}, "layout.digit_scale"),
         ({"digit_scale": [1.2, 1.0]}, "layout.digit_scale"),
+        ({"digit_scale": 1.0}, "layout.digit_scale"),
+        ({"digit_scale": ["1", "2"]}, "layout.digit_scale"),
         ({"digit_scale": [0.0, 1.0]}, "layout.digit_scale"),
         ({"digit_scale": [1.0, 1.4]}, "set data.layout.width=230"),
         ({"num_digits": -1}, "layout.num_digits"),

@@ -61,7 +61,13 @@ def test_weights_and_card_are_written_with_what_was_measured(published_as, tmp_p
     assert "tiny-1.safetensors: is published, and never changes" in result.text
 
 
+def test_a_reader_can_be_published_for_any_number_of_digits(published_as, tmp_path):
+    assert published_as("name=tiny-1", "num_digits=null", *LOW).code == 0
+    assert load_model(tmp_path / "new" / "tiny-1.safetensors").hparams["options"]["num_digits"] is None
+
+
 @pytest.mark.parametrize(("words", "reason"), [
+    (["name=tiny-1", *LOW, "num_digits=none"], "num_digits: expected a whole number from 1 or a range"),
     (["name=tiny-1", *LOW, "min_exact.four_digits=0.9"], "tiny-1: not published: expected 90.0% of the sums right on"),
     (["name=tiny", *LOW], "name: expected a name and its version, reader-1 say, got 'tiny'"),
     (["name=tiny-1", *LOW, "pictures=TMP"], "truth.csv: expected columns file and sum, found none"),
