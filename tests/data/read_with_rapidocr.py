@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rapidocr_onnxruntime import RapidOCR
 
-if __name__ == "__main__":
+
+def main() -> None:
+    """Write a line for each picture."""
+    from rapidocr_onnxruntime import RapidOCR  # here: nothing else of the project needs it
+
     folder, detection = Path(sys.argv[1]), "--detection" in sys.argv
     engine = RapidOCR(intra_op_num_threads=1)
     with Path(sys.argv[2]).open("w", encoding="utf-8", newline="") as file:
@@ -26,6 +29,9 @@ if __name__ == "__main__":
                 found, _ = engine(picture, use_det=detection, use_cls=detection, use_rec=True)
                 texts = [line[1] if detection else line[0] for line in found or []]
                 # what is no digit cannot be meant: it is dropped, in the reader's favour
-                table.writerow(
-                    [path.name, "".join(letter for text in texts for letter in text if letter in "0123456789")]
-                )
+                digits = "".join(letter for letter in "".join(texts) if letter in "0123456789")
+                table.writerow([path.name, digits])
+
+
+if __name__ == "__main__":
+    main()
