@@ -112,8 +112,8 @@ Weights of `digitsum`'s network `{network}`: `digitsum.load_model("{name}")`, or
 - **Trained on** {num_train:,} canvases composed of {source}, from the sum of each canvas and how many digits a canvas
   may hold, {num_digits}; no digit and no place was given.
 - **Settings** {options}
-- **Command** `{command}`
-- **Code** digitsum {version}, commit {commit}; seed {seed}; Python {python}, {packages}
+- **Commands** {commands}
+- **Code** digitsum {version}; Python {python}, {packages}
 - **Machine** {machine}
 - **Weights** {precision}, {parameters:,} numbers
 
@@ -141,7 +141,7 @@ _SOURCES = {
 def _card(name: str, config: Any, environment: Any, figures: dict[str, Any], module: SumModule) -> str:
     """The card of a model: what its run recorded, and what was measured."""
     try:
-        machine, code, packages = environment["machine"], environment["code"], environment["packages"]
+        machine, packages = environment["machine"], environment["packages"]
         options = module.hparams["options"]
         return _CARD.format(
             name=name,
@@ -150,11 +150,8 @@ def _card(name: str, config: Any, environment: Any, figures: dict[str, Any], mod
             source=_SOURCES[config["data"]["glyphs"]],
             num_digits=config["model"]["num_digits"],
             options=", ".join(f"`{key}={value}`" for key, value in options.items()),
-            # without where things lie on the machine
-            command=re.sub(r" \S*(?:dir|root|resume)=(?:'[^']*'|\S)*", "", environment["command"]),
+            commands=", then ".join(_commands(config, environment)),
             version=packages["digitsum"],
-            commit=f"{code['commit']}{' with changes' if code['modified'] else ''}",
-            seed=config["seed"],
             python=environment["python"],
             packages=", ".join(f"{key} {value}" for key, value in packages.items() if key in ("torch", "lightning")),
             machine=f"{machine['processor']}, {machine['torch_threads']} threads, GPU: {machine['gpu'] or 'none'}",
@@ -164,3 +161,16 @@ def _card(name: str, config: Any, environment: Any, figures: dict[str, Any], mod
         )
     except (LookupError, TypeError, ValueError) as error:
         raise InputError(f"{name}: expected what a run records beside its checkpoint, found it damaged") from error
+
+
+def _commands(config: Any, environment: Any) -> list[str]:
+    """What a run was started with, without where things lie on the machine; before it the run that it began from."""
+    command = re.sub(r" \S*(?:dir|root|resume)=(?:'[^']*'|\S)*", "", environment["command"])
+    command = re.sub(r"(init_from)=(?:'[^']*'|\S)*/", r"\1=", command)
+    code = environment["code"]
+    commit = f"{code['commit']}{' with changes' if code['modified'] else ''}"
+    weights, earlier = Path(config["init_from"] or ""), []
+    if weights.is_file():
+        before = weights.absolute().parent.parent
+        earlier = _commands(read_config(before), read_json(before / "environment.json"))
+    return [*earlier, f"`{command}` (seed {config['seed']}, commit {commit})"]
