@@ -41,6 +41,7 @@ def register() -> None:
     store(name="tune_schema", node=schemas.TuneConfig)
     store(name="predict_schema", node=schemas.PredictConfig)
     store(name="export_schema", node=schemas.ExportConfig)
+    store(name="demo_schema", node=schemas.DemoConfig)
     store(name="make_data_schema", node=schemas.MakeDataConfig)
     store(group="data/schema", name="arrays", node=ArraysData)
     store(group="data/schema", name="composed", node=ComposedData)

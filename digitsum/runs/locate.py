@@ -25,17 +25,28 @@ LAST_CHECKPOINT = Path("checkpoints", "last.ckpt")
 _Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's takes a tenth of the time
 
 
-def newest_run(outputs: Path, *, finished: bool) -> Path:
+def newest_run(outputs: Path, *, finished: bool, network: str | None = None) -> Path:
     """The newest run below `outputs/runs` or `outputs/sweeps`: the last to end if `finished`, else the last to start.
 
-    An `InputError` says that there is none.
+    If `network` is given, the newest of that network. An `InputError` says that there is none.
     """
     mark = METRICS_FILE if finished else CONFIG_FILE
     for path in _newest_first(outputs, f"runs/*/{mark}", f"sweeps/*/*/{mark}"):
-        if not finished or (path.parent / BEST_CHECKPOINT).is_file():
+        if finished and not (path.parent / BEST_CHECKPOINT).is_file():
+            continue
+        if network is None or _network(path.parent) == network:
             return path.parent
-    what = "finished run; train one with scripts/train.py or pass ckpt_path=FILE" if finished else "run to resume"
-    raise InputError(f"{outputs}: found no {what}")
+    of, how = (f" of a {network}", f" model={network}") if network else ("", "")
+    trained = f"finished run{of}; train one with scripts/train.py{how} or pass ckpt_path=FILE"
+    raise InputError(f"{outputs}: found no {trained if finished else 'run to resume'}")
+
+
+def _network(run: Path) -> Any:
+    """The network's name in a run's config; None where it cannot be read."""
+    with contextlib.suppress(InputError):
+        model = read_config(run).get("model")
+        return model.get("network") if isinstance(model, dict) else None
+    return None
 
 
 def newest_sweep(outputs: Path) -> Path:

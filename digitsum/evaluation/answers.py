@@ -1,0 +1,145 @@
+"""What a model says of a picture, as HTML: the sum, the digits above the ink, the sum's distribution, the doubts."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from digitsum.data.pictures import PictureBatches
+from digitsum.models.module import SumModule
+from digitsum.models.reading import Reading, readings_of
+
+_MIN_BARS, _MAX_BARS = 9, 41  # sums that a chart shows
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A row of digits of a picture with all that was found out about it."""
+
+    reading: Reading
+    original: np.ndarray  # (h, w) uint8, the row on the picture
+    image: np.ndarray  # (H, W) uint8, what the model got
+    probs: np.ndarray | None  # (S,) float, of each sum from 0 on, of a model that has them
+    others: dict[str, float | None]  # what other models say, by their names
+
+
+def answers_of(
+    module: SumModule, picture: Path | Image.Image, others: dict[str, SumModule] | None = None
+) -> list[Answer]:
+    """Read the rows of digits of one picture, from top to bottom; several threads may at once.
+
+    Args:
+        module: the model, in evaluation mode.
+        picture: the file, or a picture that is open.
+        others: more models by the names that their sums are to have.
+
+    Raises:
+        InputError: a picture that cannot be read.
+    """
+    sums = {name: [reading.sum for reading in other.read([picture])] for name, other in (others or {}).items()}
+    batches = PictureBatches(
+        [picture], module.image_size, 16, variable_width=module.net.variable_width, leave_out=False
+    )
+    answers: list[Answer] = []
+    with torch.inference_mode():
+        for batch in batches:
+            prediction = module.predict(batch["images"])
+            probs = [None] * len(batch["lines"]) if prediction.probs is None else prediction.probs.cpu().numpy()
+            readings = readings_of(batch, prediction, [picture])
+            for parts in zip(readings, batch["originals"], batch["images"].numpy(), probs, strict=True):
+                answers.append(Answer(*parts, {name: values[len(answers)] for name, values in sums.items()}))
+    return answers
+
+
+def answers_html(answers: Sequence[Answer], title: str) -> str:
+    """The answers to a picture, one below the other, under its title."""
+    several = len(answers) > 1
+    rows = [_row(answer, f"row {number}" if several else "") for number, answer in enumerate(answers, 1)]
+    return f'<div class="answer"><p class="of">{html.escape(title)}</p>{"".join(rows)}</div>'
+
+
+def message_html(words: str, kind: str = "note") -> str:
+    """A message where the answer would stand."""
+    return f'<div class="answer"><p class="{kind}">{html.escape(words)}</p></div>'
+
+
+def _row(answer: Answer, name: str) -> str:
+    reading = answer.reading
+    parts = [f"<h3>{name}</h3>" if name else ""]
+    if reading.sum is None:
+        parts.append('<p class="note">No digits found: nothing here looks like ink.</p>')
+    else:
+        parts.append(f'<p class="sum">{_number(reading.sum)}</p>')
+    if reading.digits is not None:
+        terms = " + ".join(reading.digits) or "no digits"
+        parts.append(f'<p class="terms">{terms} <span>with probability {_percent(reading.probability)}</span></p>')
+    parts += [f'<p class="warning">⚠ {html.escape(warning)}</p>' for warning in reading.warnings]
+    for other, value in answer.others.items():
+        if value is not None:
+            parts.append(f'<p class="other"><b>{html.escape(other)}</b> says {value:.1f}</p>')
+    if answer.probs is not None and reading.sum is not None:
+        between = f"90 % lie between {reading.low} and {reading.high}" if reading.low != reading.high else ""
+        parts.append(_figure("How probable each sum is", _chart(answer.probs, int(reading.sum)), between))
+    parts.append(_figure("What the model saw", _ink(answer), reading.changes or ""))
+    return f"<section>{''.join(parts)}</section>"
+
+
+def _figure(title: str, content: str, caption: str) -> str:
+    small = f"<small>{html.escape(caption)}</small>" if caption else ""
+    return f"<figure><figcaption>{title}</figcaption>{content}{small}</figure>"
+
+
+def _ink(answer: Answer) -> str:
+    """The image that the model got, cut behind its ink, with the digits above their places."""
+    height, width = answer.image.shape
+    inked = np.flatnonzero(answer.image.max(0))
+    width = min(width, max(width if not len(inked) else int(inked[-1]) + 9, 3 * height))
+    file = io.BytesIO()
+    Image.fromarray(answer.image[:, :width]).save(file, "png")
+    source = base64.b64encode(file.getvalue()).decode()
+    digits = zip(answer.reading.digits or "", answer.reading.positions or (), strict=True)
+    labels = "".join(f'<text x="{x:.1f}" y="-3">{digit}</text>' for digit, x in digits)
+    return (
+        f'<svg class="ink" viewBox="0 -16 {width} {height + 16}" role="img" aria-label="prepared image">'
+        f'<image href="data:image/png;base64,{source}" width="{width}" height="{height}"/>{labels}</svg>'
+    )
+
+
+def _chart(probs: np.ndarray, best: int) -> str:
+    """The distribution `(S,)` as bars, those of the sums around the best one that are worth showing."""
+    shown = np.flatnonzero(probs >= 0.002)
+    low, high = (int(shown[0]), int(shown[-1])) if len(shown) else (best, best)
+    low, high = min(low, best), max(high, best)
+    missing = max(0, _MIN_BARS - (high - low + 1))
+    low = max(0, low - missing // 2, best - _MAX_BARS // 2)
+    high = min(len(probs) - 1, max(high, low + _MIN_BARS - 1), low + _MAX_BARS - 1)
+    every = 1 + (high - low) // 14  # numbers stay apart
+    step, top = 320 / (high - low + 1), float(probs.max()) or 1.0
+    bars = []
+    for sum_ in range(low, high + 1):
+        x, tall = (sum_ - low) * step, 80 * float(probs[sum_]) / top
+        mark = ' class="best"' if sum_ == best else ""
+        bars.append(f'<rect{mark} x="{x + 0.1 * step:.1f}" y="{90 - tall:.1f}" width="{0.8 * step:.1f}" height="{tall:.1f}">'
+                    f"<title>{sum_}: {probs[sum_]:.1%}</title></rect>")
+        if sum_ == best or (sum_ - best) % every == 0:
+            bars.append(f'<text{mark} x="{x + step / 2:.1f}" y="104">{sum_}</text>')
+        if probs[sum_] >= 0.05 and every == 1:
+            bars.append(f'<text class="share" x="{x + step / 2:.1f}" y="{86 - tall:.1f}">{_percent(probs[sum_])}</text>')
+    line = '<line x1="0" x2="320" y1="90" y2="90"/>'
+    return f'<svg class="chart" viewBox="0 -6 320 114" role="img" aria-label="distribution of the sum">{"".join(bars)}{line}</svg>'
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if isinstance(value, float) and not value.is_integer() else f"{value:.0f}"
+
+
+def _percent(share: float | None) -> str:
+    """A share in whole percent that says 100 only of certainty."""
+    share = share or 0.0
+    return "over 99 %" if share > 0.995 else f"{share:.0%}".replace("%", " %")
