@@ -86,6 +86,8 @@ def _row(answer: Answer, name: str) -> str:
     if answer.probs is not None and reading.sum is not None:
         between = f"90 % lie between {reading.low} and {reading.high}" if reading.low != reading.high else ""
         parts.append(_figure("How probable each sum is", _chart(answer.probs, int(reading.sum)), between))
+    if reading.file is not None:
+        parts.append(_figure("On the picture", f'<img alt="the row" src="{_png(answer.original)}">', ""))
     parts.append(_figure("What the model saw", _ink(answer), reading.changes or ""))
     return f"<section>{''.join(parts)}</section>"
 
@@ -100,15 +102,20 @@ def _ink(answer: Answer) -> str:
     height, width = answer.image.shape
     inked = np.flatnonzero(answer.image.max(0))
     width = min(width, max(width if not len(inked) else int(inked[-1]) + 9, 3 * height))
-    file = io.BytesIO()
-    Image.fromarray(answer.image[:, :width]).save(file, "png")
-    source = base64.b64encode(file.getvalue()).decode()
     digits = zip(answer.reading.digits or "", answer.reading.positions or (), strict=True)
     labels = "".join(f'<text x="{x:.1f}" y="-3">{digit}</text>' for digit, x in digits)
     return (
-        f'<svg class="ink" viewBox="0 -16 {width} {height + 16}" role="img" aria-label="prepared image">'
-        f'<image href="data:image/png;base64,{source}" width="{width}" height="{height}"/>{labels}</svg>'
+        f'<svg class="ink" viewBox="0 -16 {width} {height + 16}" preserveAspectRatio="xMinYMid" role="img" '
+        f'aria-label="prepared image"><image href="{_png(answer.image[:, :width])}" width="{width}" height="{height}"/>'
+        f"{labels}</svg>"
     )
+
+
+def _png(pixels: np.ndarray) -> str:
+    """Grey pixels `(h, w)` uint8 as the address of a picture."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "png")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _chart(probs: np.ndarray, best: int) -> str:

@@ -1,5 +1,6 @@
 // The paper: strokes of a pen, kept as points so that one can be taken back, sent as a PNG after each of them.
-// `element` and `trigger` are gradio's.
+// `element`, `props` and `trigger` are gradio's. The PNG is the value and not the event's data: of events that have to
+// wait, gradio sends the first one's data and the last one's value.
 const canvas = element.querySelector("canvas");
 const hint = element.querySelector("span");
 const pen = canvas.getContext("2d");
@@ -44,7 +45,8 @@ function draw() {
 
 function send() {
     draw();
-    trigger("drawn", { picture: strokes.length ? canvas.toDataURL("image/png") : "" });
+    props.value = strokes.length ? canvas.toDataURL("image/png") : "";
+    trigger("drawn");
 }
 
 function place(event) {
@@ -70,15 +72,18 @@ element.querySelector(".clear").addEventListener("click", () => ((strokes = []),
 for (const button of element.querySelectorAll("[data-rows]")) {
     button.addEventListener("click", () => {
         const rows = button.dataset.rows.split("/");
-        const size = canvas.clientHeight / rows.length / 28; // of a box's unit
+        const longest = Math.max(...rows.map((digits) => digits.length));
+        // of a box's unit; boxes stand 5 apart, 6 from above and below
+        const size = Math.min(canvas.clientHeight / rows.length / 28, canvas.clientWidth / (15 * longest + 5));
         strokes = [];
         for (const [row, digits] of rows.entries()) {
             const left = (canvas.clientWidth - size * (15 * digits.length - 5)) / 2;
+            const top = (canvas.clientHeight * (row + 0.5)) / rows.length - 8 * size;
             for (const [at, digit] of [...digits].entries())
                 for (const stroke of DIGITS[digit]) {
                     const points = [];
                     for (let point = 0; point < stroke.length; point += 2)
-                        points.push([left + size * (15 * at + stroke[point]), size * (28 * row + 6 + stroke[point + 1])]);
+                        points.push([left + size * (15 * at + stroke[point]), top + size * stroke[point + 1]]);
                     strokes.push(points);
                 }
         }

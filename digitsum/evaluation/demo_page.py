@@ -86,11 +86,6 @@ def build_page(answerer: Answerer) -> Any:
     """The page as gradio's `Blocks`; `launch_page` serves it."""
     gradio = require_gradio()
 
-    def drawn(event: Any) -> str:
-        return answerer.drawing(event.picture)
-
-    drawn.__annotations__["event"] = gradio.EventData  # by which gradio knows what to hand over
-
     def values(path: str | None) -> list[dict[str, Any]]:
         try:
             if path is None:
@@ -102,15 +97,17 @@ def build_page(answerer: Answerer) -> Any:
     hidden = {"show_progress": "hidden", "api_visibility": "private"}
     with gradio.Blocks(title="digitsum", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as page:
         gradio.HTML("<h1>What is the sum?</h1>The digits below, read by a network that was only ever told sums.")
-        with gradio.Row():
-            with gradio.Column(scale=3, min_width=320):
-                paper = gradio.HTML(html_template=_PAPER, js_on_load=_beside("demo_page.js"))
+        with gradio.Row(elem_id="sides"):
+            with gradio.Column(scale=3, min_width=320, elem_id="inputs"):
+                paper = gradio.HTML("", html_template=_PAPER, js_on_load=_beside("demo_page.js"), apply_default_css=False)
+                file = gradio.File(
+                    label="or a photo, a scan (at most 20 MB)", file_types=["image"], height=120, elem_id="file"
+                )
             with gradio.Column(scale=2, min_width=320):
                 answer = gradio.HTML(message_html(NOTHING_DRAWN), elem_id="answer")
-        file = gradio.File(label="or a photo, a scan (at most 20 MB)", file_types=["image"], height=110)
         call, result = gradio.Button(visible=False), gradio.JSON(visible=False)
         # of strokes that come faster than answers the last one counts
-        paper.drawn(drawn, outputs=answer, trigger_mode="always_last", **hidden)
+        paper.drawn(answerer.drawing, paper, answer, trigger_mode="always_last", **hidden)
         file.change(answerer.file, file, answer, **hidden)
         call.click(values, file, result, api_name="read")
     return page.queue(default_concurrency_limit=os.cpu_count())
