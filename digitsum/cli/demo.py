@@ -12,7 +12,8 @@ from PIL import Image
 from digitsum.cli.build import settings_of
 from digitsum.cli.console import log
 from digitsum.errors import check
-from digitsum.evaluation.demo_page import Answerer, build_page, launch_page, require_gradio
+from digitsum.evaluation.answers import answers_of
+from digitsum.evaluation.demo_page import Answerer, build_page, launch_page, require_free, require_gradio
 from digitsum.models.checkpoints import load_model
 from digitsum.runs.locate import BEST_CHECKPOINT, newest_run
 
@@ -34,6 +35,7 @@ def page_of(cfg: DictConfig) -> Any:
     """The page that `cfg` describes, its model loaded and warm."""
     settings = settings_of(cfg)
     check("port", settings.port, 1 <= settings.port <= 65_535, "a number from 1 to 65535")
+    require_free(settings.port)
     require_gradio()
     if settings.ckpt_path is None:
         ckpt_path = newest_run(Path(settings.outputs_dir), finished=True, network="reader") / BEST_CHECKPOINT
@@ -43,9 +45,11 @@ def page_of(cfg: DictConfig) -> Any:
     module = load_model(ckpt_path)
     if module.net.predicts_digits:  # another model says its sum and nothing else
         module.net.set_decoding(num_digits=settings.num_digits)
-    others = {} if settings.two_conv is None else {"two_conv": load_model(settings.two_conv)}
+    others = {}
+    if settings.two_conv is not None:
+        other = load_model(settings.two_conv)
+        others[str(other.hparams["network"])] = other
     torch.set_num_threads(1)  # an image is too small to share; cores go to users instead
-    answerer = Answerer(module, others)
     stroke = Image.fromarray(np.pad(np.zeros((60, 10), np.uint8), 30, constant_values=255))
-    answerer.first(stroke)
-    return build_page(answerer)
+    answers_of(module, stroke, others)  # what the first picture imports and compiles takes seconds
+    return build_page(Answerer(module, others))

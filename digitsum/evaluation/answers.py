@@ -130,16 +130,19 @@ def _chart(probs: np.ndarray, best: int) -> str:
     step, top = 320 / (high - low + 1), float(probs.max()) or 1.0
     bars = []
     for sum_ in range(low, high + 1):
-        x, tall = (sum_ - low) * step, 80 * float(probs[sum_]) / top
+        x, tall, share = (sum_ - low) * step, 80 * float(probs[sum_]) / top, float(probs[sum_])
         mark = ' class="best"' if sum_ == best else ""
-        bars.append(f'<rect{mark} x="{x + 0.1 * step:.1f}" y="{90 - tall:.1f}" width="{0.8 * step:.1f}" height="{tall:.1f}">'
-                    f"<title>{sum_}: {probs[sum_]:.1%}</title></rect>")
-        if sum_ == best or (sum_ - best) % every == 0:
-            bars.append(f'<text{mark} x="{x + step / 2:.1f}" y="104">{sum_}</text>')
-        if probs[sum_] >= 0.05 and every == 1:
-            bars.append(f'<text class="share" x="{x + step / 2:.1f}" y="{86 - tall:.1f}">{_percent(probs[sum_])}</text>')
-    line = '<line x1="0" x2="320" y1="90" y2="90"/>'
-    return f'<svg class="chart" viewBox="0 -6 320 114" role="img" aria-label="distribution of the sum">{"".join(bars)}{line}</svg>'
+        place = f'x="{x + 0.1 * step:.1f}" y="{90 - tall:.1f}" width="{0.8 * step:.1f}" height="{tall:.1f}"'
+        bars.append(f"<rect{mark} {place}><title>{sum_}: {share:.1%}</title></rect>")
+        middle = f'x="{x + step / 2:.1f}"'
+        if (sum_ - best) % every == 0:
+            bars.append(f'<text{mark} {middle} y="104">{sum_}</text>')
+        if share >= 0.05 and every == 1:
+            bars.append(f'<text {middle} y="{86 - tall:.1f}">{_percent(share)}</text>')
+    return (
+        '<svg class="chart" viewBox="0 -6 320 114" role="img" aria-label="distribution of the sum">'
+        f'{"".join(bars)}<line x1="0" x2="320" y1="90" y2="90"/></svg>'
+    )
 
 
 def _number(value: float) -> str:

@@ -5,6 +5,7 @@ import functools
 import io
 import logging
 import os
+import socket
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from digitsum.errors import InputError
 from digitsum.evaluation.answers import answers_html, answers_of, message_html
 from digitsum.models.module import SumModule
 
-MAX_FILE_SIZE = "20mb"
+MAX_FILE_SIZE = "20 MB"
 NOTHING_DRAWN = "Nothing drawn yet. Write digits into the field, or choose a photo: their sum appears here."
 
 _PAPER = """<div class="paper"><canvas aria-label="field to draw in"></canvas>
@@ -24,9 +25,8 @@ _PAPER = """<div class="paper"><canvas aria-label="field to draw in"></canvas>
 <div class="tools"><button class="undo">Undo</button><button class="clear">Clear</button><small>examples:</small>
 <button data-rows="34">3 4</button><button data-rows="2508">2 5 0 8</button><button data-rows="197/46">two rows</button>
 </div>"""
+_HOST = "127.0.0.1"
 _KEPT = 600  # seconds for which uploaded files are
-
-log = logging.getLogger(__name__)
 
 
 def require_gradio() -> ModuleType:
@@ -38,6 +38,14 @@ def require_gradio() -> ModuleType:
         how = "pip install -e '.[demo]' -c constraints.txt"
         raise InputError(f"the page needs gradio, which is not installed; install it with: {how}") from error
     return gradio
+
+
+def require_free(port: int) -> None:
+    """Raise an InputError unless a page can be served at a port of this machine."""
+    try:
+        socket.create_server((_HOST, port)).close()
+    except OSError as error:
+        raise InputError(f"port: {port} is in use or may not be opened; choose another with port=N") from error
 
 
 class Answerer:
@@ -52,19 +60,16 @@ class Answerer:
         self.module = module
         self.others = others or {}
 
-    def first(self, picture: Image.Image) -> None:
-        """Read a picture that nobody waits for: what the first one compiles and imports takes seconds."""
-        answers_of(self.module, picture, self.others)
-
     def drawing(self, picture: str) -> str:
         """The answer to a drawing, a PNG as a `data:` URL; empty where nothing is drawn."""
         if not picture:
             return message_html(NOTHING_DRAWN)
         try:
             content = base64.b64decode(picture.partition("base64,")[2], validate=True)
-            return self._answer(Image.open(io.BytesIO(content)), "your drawing")
-        except (OSError, ValueError):
+            drawing = Image.open(io.BytesIO(content))
+        except (OSError, ValueError, Image.DecompressionBombError):
             return message_html("This drawing did not arrive as a picture; draw again.", "refusal")
+        return self._answer(drawing, "your drawing")
 
     def file(self, path: str | None) -> str:
         """The answer to a file; None where it was taken away."""
@@ -99,10 +104,10 @@ def build_page(answerer: Answerer) -> Any:
         gradio.HTML("<h1>What is the sum?</h1>The digits below, read by a network that was only ever told sums.")
         with gradio.Row(elem_id="sides"):
             with gradio.Column(scale=3, min_width=320, elem_id="inputs"):
-                paper = gradio.HTML("", html_template=_PAPER, js_on_load=_beside("demo_page.js"), apply_default_css=False)
-                file = gradio.File(
-                    label="or a photo, a scan (at most 20 MB)", file_types=["image"], height=120, elem_id="file"
-                )
+                script = _beside("demo_page.js")
+                paper = gradio.HTML("", html_template=_PAPER, js_on_load=script, apply_default_css=False)
+                label = f"or a photo, a scan (at most {MAX_FILE_SIZE})"
+                file = gradio.File(label=label, file_types=["image"], height=150, elem_id="file")
             with gradio.Column(scale=2, min_width=320):
                 answer = gradio.HTML(message_html(NOTHING_DRAWN), elem_id="answer")
         call, result = gradio.Button(visible=False), gradio.JSON(visible=False)
@@ -114,32 +119,25 @@ def build_page(answerer: Answerer) -> Any:
 
 
 def launch_page(page: Any, port: int) -> str:
-    """Serve the page to this machine alone, from a thread; returns its address.
-
-    Raises:
-        InputError: the port is in use or may not be opened.
-    """
+    """Serve the page to this machine alone, from a thread, at a port that `require_free` took; returns its address."""
     gradio = require_gradio()
     logging.getLogger("httpx").setLevel(logging.WARNING)  # gradio asks its own server whether it is there
-    try:
-        _, address, _ = page.launch(
-            server_name="127.0.0.1",
-            server_port=port,
-            share=False,
-            inbrowser=False,
-            prevent_thread_lock=True,
-            quiet=True,
-            max_file_size=MAX_FILE_SIZE,
-            footer_links=["api"],
-            ssr_mode=False,
-            mcp_server=False,
-            pwa=False,
-            enable_monitoring=False,
-            theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-            css=_beside("demo_page.css"),
-        )
-    except OSError as error:
-        raise InputError(f"port: {port} is in use or may not be opened; choose another with port={port + 1}") from error
+    _, address, _ = page.launch(
+        server_name=_HOST,
+        server_port=port,
+        share=False,
+        inbrowser=False,
+        prevent_thread_lock=True,
+        quiet=True,
+        max_file_size=MAX_FILE_SIZE,
+        footer_links=["api"],
+        ssr_mode=False,
+        mcp_server=False,
+        pwa=False,
+        enable_monitoring=False,
+        theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css=_beside("demo_page.css"),
+    )
     return str(address)
 
 

@@ -6,7 +6,15 @@ import pytest
 from conftest import fake_run
 
 from digitsum.errors import InputError
-from digitsum.runs.locate import find_runs, newest_sweep, read_config
+from digitsum.runs.locate import (
+    BEST_CHECKPOINT,
+    CONFIG_FILE,
+    METRICS_FILE,
+    find_runs,
+    newest_run,
+    newest_sweep,
+    read_config,
+)
 
 
 def test_runs_are_found_below_folders_once_each_by_name(tmp_path):
@@ -36,3 +44,19 @@ def test_configs_are_read_as_they_were_written(tmp_path, finished_run):
     assert config["model"]["hidden_units"] == 8
     assert config["init_from"] is None
     assert config["logger"]["name"] == ""
+
+
+def test_the_newest_run_of_a_network_is_found_among_others(tmp_path):
+    for number, (name, network) in enumerate([("a", "reader"), ("b", "reader"), ("c", "two_conv")]):
+        run = fake_run(tmp_path / "runs" / name, model__network=network)
+        (run / BEST_CHECKPOINT).parent.mkdir()
+        (run / BEST_CHECKPOINT).touch()
+        os.utime(run / METRICS_FILE, (number, number))
+    assert newest_run(tmp_path, finished=True).name == "c"
+    assert newest_run(tmp_path, finished=True, network="reader").name == "b"
+    (tmp_path / "runs" / "b" / CONFIG_FILE).write_text("model: [")
+    assert newest_run(tmp_path, finished=True, network="reader").name == "a"
+    with pytest.raises(
+        InputError, match="no finished run of a linear; train one with scripts/train.py model=linear or"
+    ):
+        newest_run(tmp_path, finished=True, network="linear")
