@@ -56,7 +56,5 @@ def test_the_newest_run_of_a_network_is_found_among_others(tmp_path):
     assert newest_run(tmp_path, finished=True, network="reader").name == "b"
     (tmp_path / "runs" / "b" / CONFIG_FILE).write_text("model: [")
     assert newest_run(tmp_path, finished=True, network="reader").name == "a"
-    with pytest.raises(
-        InputError, match="no finished run of a linear; train one with scripts/train.py model=linear or"
-    ):
+    with pytest.raises(InputError, match=r"no finished run of a linear; .* model=linear or pass"):
         newest_run(tmp_path, finished=True, network="linear")
