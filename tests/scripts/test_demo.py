@@ -130,13 +130,8 @@ class Server:
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         command = [sys.executable, str(ROOT / "scripts" / "demo.py"), *words, f"port={port}"]
-        self.process = subprocess.Popen(
-            command,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # CI may start us without
-        )
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us in the background
+        self.process = subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self.url = f"http://127.0.0.1:{port}/"
         self.lines = queue.Queue()
         self.seen = []
