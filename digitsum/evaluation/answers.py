@@ -76,10 +76,10 @@ def _row(answer: Answer, name: str) -> str:
         parts.append('<p class="note">No digits found: nothing here looks like ink.</p>')
     else:
         parts.append(f'<p class="sum">{_number(reading.sum)}</p>')
-    if reading.digits is not None:
-        terms = " + ".join(reading.digits) or "no digits"
-        parts.append(f'<p class="terms">{terms} <span>with probability {_percent(reading.probability)}</span></p>')
-    parts += [f'<p class="warning">⚠ {html.escape(warning)}</p>' for warning in reading.warnings]
+        if reading.digits is not None:
+            terms = " + ".join(reading.digits) or "no digits"
+            parts.append(f'<p class="terms">{terms} <span>with probability {_percent(reading.probability)}</span></p>')
+        parts += [f'<p class="warning">⚠ {html.escape(warning)}</p>' for warning in reading.warnings]
     for other, value in answer.others.items():
         if value is not None:
             parts.append(f'<p class="other"><b>{html.escape(other)}</b> says {value:.1f}</p>')
