@@ -26,7 +26,7 @@ class Answer:
     original: np.ndarray  # (h, w) uint8, the row on the picture
     image: np.ndarray  # (H, W) uint8, what the model got
     probs: np.ndarray | None  # (S,) float, of each sum from 0 on, of a model that has them
-    others: dict[str, float | None]  # what other models say, by their names
+    others: dict[str, float | None]  # what other models say of it, by their names; None if it is too large for one
 
 
 def answers_of(
@@ -42,19 +42,31 @@ def answers_of(
     Raises:
         InputError: a picture that cannot be read.
     """
-    sums = {name: [reading.sum for reading in other.read([picture])] for name, other in (others or {}).items()}
     batches = PictureBatches(
         [picture], module.image_size, 16, variable_width=module.net.variable_width, leave_out=False
     )
-    answers: list[Answer] = []
+    answers = []
     with torch.inference_mode():
         for batch in batches:
             prediction = module.predict(batch["images"])
             probs = [None] * len(batch["lines"]) if prediction.probs is None else prediction.probs.cpu().numpy()
             readings = readings_of(batch, prediction, [picture])
-            for parts in zip(readings, batch["originals"], batch["images"].numpy(), probs, strict=True):
-                answers.append(Answer(*parts, {name: values[len(answers)] for name, values in sums.items()}))
+            sums = {name: _sums(other, batch["images"]) for name, other in (others or {}).items()}
+            images = batch["images"].numpy()
+            for row, parts in enumerate(zip(readings, batch["originals"], images, probs, strict=True)):
+                beside = {} if parts[0].sum is None else {name: values[row] for name, values in sums.items()}
+                answers.append(Answer(*parts, beside))
     return answers
+
+
+def _sums(module: SumModule, images: torch.Tensor) -> list[float | None]:
+    """What a model says of images that were prepared for another one, padded to its size; None of what is too large."""
+    height, width = module.image_size
+    if module.net.variable_width:
+        width = max(width, images.shape[2])
+    padded = torch.nn.functional.pad(images, (0, width - images.shape[2], 0, height - images.shape[1]))
+    cut = images.sum((1, 2)) > padded.sum((1, 2))
+    return [None if lost else value for value, lost in zip(module(padded).tolist(), cut.tolist(), strict=True)]
 
 
 def answers_html(answers: Sequence[Answer], title: str) -> str:
@@ -81,8 +93,8 @@ def _row(answer: Answer, name: str) -> str:
             parts.append(f'<p class="terms">{terms} <span>with probability {_percent(reading.probability)}</span></p>')
         parts += [f'<p class="warning">⚠ {html.escape(warning)}</p>' for warning in reading.warnings]
     for other, value in answer.others.items():
-        if value is not None:
-            parts.append(f'<p class="other"><b>{html.escape(other)}</b> says {value:.1f}</p>')
+        says = "takes no row as wide as this" if value is None else f"says {value:.1f}"
+        parts.append(f'<p class="other"><b>{html.escape(other)}</b> {says}</p>')
     if answer.probs is not None and reading.sum is not None:
         between = f"90 % lie between {reading.low} and {reading.high}" if reading.low != reading.high else ""
         parts.append(_figure("How probable each sum is", _chart(answer.probs, int(reading.sum)), between))
@@ -123,8 +135,7 @@ def _chart(probs: np.ndarray, best: int) -> str:
     shown = np.flatnonzero(probs >= 0.002)
     low, high = (int(shown[0]), int(shown[-1])) if len(shown) else (best, best)
     low, high = min(low, best), max(high, best)
-    missing = max(0, _MIN_BARS - (high - low + 1))
-    low = max(0, low - missing // 2, best - _MAX_BARS // 2)
+    low = max(0, min(low - max(0, _MIN_BARS - 1 - high + low) // 2, len(probs) - _MIN_BARS), best - _MAX_BARS // 2)
     high = min(len(probs) - 1, max(high, low + _MIN_BARS - 1), low + _MAX_BARS - 1)
     every = 1 + (high - low) // 14  # numbers stay apart
     step, top = 320 / (high - low + 1), float(probs.max()) or 1.0

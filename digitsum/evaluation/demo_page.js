@@ -3,7 +3,6 @@
 // wait, gradio sends the first one's data and the last one's value.
 const canvas = element.querySelector("canvas");
 const hint = element.querySelector("span");
-const pen = canvas.getContext("2d");
 let strokes = [];
 
 // digits as a pen writes them, in a box of 10 by 16
@@ -20,10 +19,10 @@ const DIGITS = {
     9: [[9, 3, 5, 0, 1, 3, 2, 7, 6, 7, 9, 3, 8, 16]],
 };
 
-function draw() {
-    const ratio = 2, width = canvas.clientWidth, height = canvas.clientHeight;
-    canvas.width = ratio * width;
-    canvas.height = ratio * height;
+function paint(onto, ratio) {
+    const width = canvas.clientWidth, height = canvas.clientHeight, pen = onto.getContext("2d");
+    onto.width = ratio * width;
+    onto.height = ratio * height;
     pen.scale(ratio, ratio);
     pen.fillStyle = "#fff";
     pen.fillRect(0, 0, width, height);
@@ -40,12 +39,18 @@ function draw() {
         pen.lineTo(...points.at(-1));
         pen.stroke();
     }
+}
+
+function draw() {
+    paint(canvas, window.devicePixelRatio);
     hint.hidden = strokes.length > 0;
 }
 
 function send() {
     draw();
-    props.value = strokes.length ? canvas.toDataURL("image/png") : "";
+    const copy = document.createElement("canvas");
+    paint(copy, 1); // as fine as preparation needs
+    props.value = strokes.length ? copy.toDataURL("image/png") : "";
     trigger("drawn");
 }
 

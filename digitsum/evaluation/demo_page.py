@@ -136,7 +136,7 @@ def launch_page(page: Any, port: int) -> str:
         pwa=False,
         enable_monitoring=False,
         theme=gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css=_beside("demo_page.css"),
+        head=f"<style>{_beside('demo_page.css')}</style>",  # `css` would rewrite its selectors
     )
     return str(address)
 

@@ -46,10 +46,21 @@ def test_an_answer_is_what_the_model_reads_with_the_image_and_the_distribution(r
 def test_each_row_of_a_picture_has_its_answer_beside_the_other_models(reader, two_conv):
     answers = answers_of(reader, drawing(rows=2), {"two_conv": two_conv})
     assert [answer.reading.line for answer in answers] == [1, 2]
-    assert [answer.others["two_conv"] for answer in answers] == [one.sum for one in two_conv.read(drawing(rows=2))]
+    expected = [reading.sum for reading in two_conv.read(drawing(rows=2))]
+    assert [answer.others["two_conv"] for answer in answers] == pytest.approx(expected, abs=1e-4)
     html = answers_html(answers, "two")
     assert html.index("row 1") < html.index("row 2")
     assert f"<b>two_conv</b> says {answers[1].others['two_conv']:.1f}" in html
+
+
+def test_a_row_that_is_too_wide_for_another_model_is_not_cut_for_it(reader, two_conv):
+    picture = Image.new("L", (1500, 150), 255)
+    for bar in range(12):
+        ImageDraw.Draw(picture).line([(80 + 110 * bar, 30), (80 + 110 * bar, 110)], 0, 8)
+    (answer,) = answers_of(reader, picture, {"two_conv": two_conv})
+    assert answer.image.shape[1] > two_conv.image_size[1]
+    assert answer.others == {"two_conv": None}
+    assert "<b>two_conv</b> takes no row as wide as this" in answers_html([answer], "wide")
 
 
 def test_a_network_that_reads_no_digits_answers_with_its_sum_alone(two_conv):
