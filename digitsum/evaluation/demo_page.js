@@ -49,7 +49,7 @@ function draw() {
 function send() {
     draw();
     const copy = document.createElement("canvas");
-    paint(copy, 1); // as fine as preparation needs
+    paint(copy, 0.5); // finer than what is left after preparation, whose time goes with the pixels
     props.value = strokes.length ? copy.toDataURL("image/png") : "";
     trigger("drawn");
 }
