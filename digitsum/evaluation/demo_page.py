@@ -101,15 +101,16 @@ def build_page(answerer: Answerer) -> Any:
 
     hidden = {"show_progress": "hidden", "api_visibility": "private"}
     with gradio.Blocks(title="digitsum", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as page:
-        gradio.HTML("<h1>What is the sum?</h1>The digits below, read by a network that was only ever told sums.")
+        html = functools.partial(gradio.HTML, apply_default_css=False)
+        html("<h1>What is the sum?</h1>The digits below, read by a network that was only ever told sums.")
         with gradio.Row(elem_id="sides"):
             with gradio.Column(scale=3, min_width=320, elem_id="inputs"):
                 script = _beside("demo_page.js")
-                paper = gradio.HTML("", html_template=_PAPER, js_on_load=script, apply_default_css=False)
+                paper = html("", html_template=_PAPER, js_on_load=script)
                 label = f"or a photo, a scan (at most {MAX_FILE_SIZE})"
                 file = gradio.File(label=label, file_types=["image"], height=150, elem_id="file")
             with gradio.Column(scale=2, min_width=320):
-                answer = gradio.HTML(message_html(NOTHING_DRAWN), elem_id="answer")
+                answer = html(message_html(NOTHING_DRAWN), elem_id="answer")
         call, result = gradio.Button(visible=False), gradio.JSON(visible=False)
         # of strokes that come faster than answers the last one counts
         paper.drawn(answerer.drawing, paper, answer, trigger_mode="always_last", **hidden)
