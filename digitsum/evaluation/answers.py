@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -52,8 +53,8 @@ def answers_of(
             probs = [None] * len(batch["lines"]) if prediction.probs is None else prediction.probs.cpu().numpy()
             readings = readings_of(batch, prediction, [picture])
             sums = {name: _sums(other, batch["images"]) for name, other in (others or {}).items()}
-            images = batch["images"].numpy()
-            for row, parts in enumerate(zip(readings, batch["originals"], images, probs, strict=True)):
+            parts_of: Any = zip(readings, batch["originals"], batch["images"].numpy(), probs, strict=True)
+            for row, parts in enumerate(parts_of):
                 beside = {} if parts[0].sum is None else {name: values[row] for name, values in sums.items()}
                 answers.append(Answer(*parts, beside))
     return answers
