@@ -53,10 +53,10 @@ def answers_of(
             probs = [None] * len(batch["lines"]) if prediction.probs is None else prediction.probs.cpu().numpy()
             readings = readings_of(batch, prediction, [picture])
             sums = {name: _sums(other, batch["images"]) for name, other in (others or {}).items()}
-            parts_of: Any = zip(readings, batch["originals"], batch["images"].numpy(), probs, strict=True)
-            for row, parts in enumerate(parts_of):
-                beside = {} if parts[0].sum is None else {name: values[row] for name, values in sums.items()}
-                answers.append(Answer(*parts, beside))
+            rows: Any = zip(readings, batch["originals"], batch["images"].numpy(), probs, strict=True)
+            for row, (reading, original, image, distribution) in enumerate(rows):
+                beside = {} if reading.sum is None else {name: values[row] for name, values in sums.items()}
+                answers.append(Answer(reading, original, image, distribution, beside))
     return answers
 
 
