@@ -181,7 +181,8 @@ def commands_of(page):
     for line in (*found.code, *(line for _, content in found.blocks for line in content.splitlines())):
         for part in line.split("&&"):
             match = re.match(
-                r"\s*(?:python|torchrun) [^#]*?\bscripts/(train|predict|tune|make_data|export|publish)\.py\b(.*)", part
+                r"\s*(?:python|torchrun) [^#]*?\bscripts/(train|predict|tune|make_data|export|demo|publish)\.py\b(.*)",
+                part,
             )
             if match:
                 yield match[1], [word for word in shlex.split(match[2], comments=True) if word[0] != "-"]
@@ -211,6 +212,7 @@ def test_every_key_that_a_page_names_is_one_of_the_configs(composed):
         ["make_data", "out=here"],
         ["export", "out=here"],
         ["publish", "ckpt_path=here", "name=reader-1"],
+        ["demo"],
     ):
         known |= set(flatten(OmegaConf.to_container(composed(config, *words))))
     named = set()

@@ -61,5 +61,6 @@ def test_the_package_installs_and_reads_with_nothing_of_the_project_beside_it(wh
     assert Path(file).is_relative_to(site)
     assert version == digitsum.__version__
     assert digits == [reading.digits for reading in digitsum.load_model(checkpoint).read(images)] * 2
-    assert (site / "digitsum" / "py.typed").exists()
+    for name in ("py.typed", "evaluation/demo_page.css", "evaluation/demo_page.js"):
+        assert (site / "digitsum" / name).exists()
     assert {path.name for path in site.iterdir()} & {"conf", "scripts", "tests"} == set()

@@ -43,6 +43,7 @@ def register() -> None:
     store(name="predict_schema", node=schemas.PredictConfig)
     store(name="export_schema", node=schemas.ExportConfig)
     store(name="publish_schema", node=schemas.PublishConfig)
+    store(name="demo_schema", node=schemas.DemoConfig)
     store(name="make_data_schema", node=schemas.MakeDataConfig)
     store(group="data/schema", name="arrays", node=ArraysData)
     store(group="data/schema", name="composed", node=ComposedData)

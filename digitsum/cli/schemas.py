@@ -245,6 +245,18 @@ class PublishConfig:
 
 
 @dataclass
+class DemoConfig:
+    """What `scripts/demo.py` is told; the values are those of `conf/demo.yaml`."""
+
+    ckpt_path: str
+    two_conv: str | None
+    num_digits: Any
+    port: int
+    outputs_dir: str
+    debug: bool
+
+
+@dataclass
 class MakeDataConfig:
     """What `scripts/make_data.py` is told; the values are those of `conf/make_data.yaml`."""
 

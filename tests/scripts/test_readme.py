@@ -15,6 +15,7 @@ NOT_RUN = {
     "pip install -e . -c constraints.txt": "it would change the environment that the tests run in; .ci/run does it",
     "pip install -e .[dev] -c constraints.txt": "it would change the environment, too",
     "python -m pytest": "it would run itself",
+    "python scripts/demo.py": "it serves until Ctrl-C; tests/scripts/test_demo.py starts it",
 }
 
 
