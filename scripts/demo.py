@@ -5,7 +5,7 @@
     python scripts/demo.py ckpt_path=best.ckpt two_conv=FILE      with another network's sum beside
 
 Settings, as key=value:
-    ckpt_path=reader|FILE    the model (default: the published reader); of a network that reads no digits the page shows the sum alone
+    ckpt_path=reader|FILE    the model (default: the published reader); of one that reads no digits the sum alone
     two_conv=FILE            a checkpoint whose sum stands beside, the reference network's say
     num_digits=null|4|[1,8]  how many digits a row holds, for a reader; null: any number (default)
     port=7860
