@@ -3,7 +3,7 @@
     python scripts/benchmark.py                              everything but scaling: under 20 minutes on two cores
     python scripts/benchmark.py --quick                      one short round of training and prediction: it runs
     python scripts/benchmark.py --only training,prediction   some sections: training prediction loading composing
-                                                             startup reader, and
+                                                             startup reader formats, and
     python scripts/benchmark.py --only scaling --sizes 1000,10000,100000,1000000      the size of the data set
 
 Rows run in turns (A B C A B C ...), each in a fresh process and after steps that warm it up, so that whatever else the

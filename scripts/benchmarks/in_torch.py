@@ -124,6 +124,33 @@ class Rows:
     reader_bfloat16 = functools.partialmethod(reader_float32, torch.bfloat16)
     reader_uncut = functools.partialmethod(reader_float32, cut=False)
 
+    def formats_torch(self, format: str | None = None) -> Found:
+        """What a reader answers in batches of 64, and one image at a time: itself, or exported to a format."""
+        from digitsum.models.checkpoints import load_model
+        from digitsum.models.export import export
+
+        module, val, path = (
+            load_model("reader"),
+            self._split("val", 64),
+            Path(self.scratch, f"exported.{'pt2' if format == 'torch_export' else format}"),
+        )
+        images = val.images.gather(val.index)
+        if format is not None:
+            export(module, path, images, format=format, width=images.shape[2])
+        answer: Callable[[torch.Tensor], Any] = module.predict
+        if format == "torch_export":
+            answer = torch.export.load(path).module()
+        elif format == "onnx":
+            from digitsum.models.onnx_model import load_onnx
+
+            answer = load_onnx(path).predict
+        with torch.inference_mode():
+            speeds = [n / mean(seconds_of(functools.partial(answer, images[:n]), self.seconds)) for n in (64, 1)]
+        return {"value": speeds[0], "one_by_one": speeds[1]}
+
+    formats_torch_export = functools.partialmethod(formats_torch, "torch_export")
+    formats_onnx = functools.partialmethod(formats_torch, "onnx")
+
     def _split(self, name: str, most: int | None = None) -> SumDataset:
         """The images and sums of `train` or `val`, or the first of them."""
         found = open_shards(Path(self.data, name))

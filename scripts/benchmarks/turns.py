@@ -29,6 +29,7 @@ SECTIONS = {  # the first part of a row's name: what it measures in which unit
     "composing": "composing, canvases/s",
     "startup": "from the command on, seconds",
     "reader": "the reader's training step, images/s",
+    "formats": "the published reader's answers, images/s",
     "scaling": "training on so many images, images/s",
 }
 ROWS = {  # scaling has a row for each number of images
@@ -51,6 +52,9 @@ ROWS = {  # scaling has a row for each number of images
     "reader/float32": "batches cut behind their ink, float32",
     "reader/bfloat16": "batches cut behind their ink, bfloat16",
     "reader/uncut": "whole images, float32",
+    "formats/torch": "torch, batches of 64",
+    "formats/torch_export": "torch.export, batches of 64",
+    "formats/onnx": "onnxruntime, batches of 64",
 }
 
 SCRIPTS = Path(__file__).resolve().parent.parent

@@ -75,7 +75,7 @@ def steps() -> Iterator[tuple[str, Any]]:
     yield "as they are", None
     yield "levels", levels_alone
     kept = {name: getattr(preparation, name) for name in ("_EVENNESS", "_MIN_GAP", "_MAX_GAP", "without_rules")}
-    off = {"_EVENNESS": 0.0, "_MIN_GAP": -10_000, "_MAX_GAP": 10_000, "without_rules": lambda *_: None}
+    off = {"_EVENNESS": 0.0, "_MIN_GAP": -15, "_MAX_GAP": 10_000, "without_rules": lambda *_: None}
     vars(preparation).update(off, _MIN_STROKE=0)
     yield "rows, size", preparation.prepare_rows
     vars(preparation).update(without_rules=kept["without_rules"], _MIN_STROKE=1.5)

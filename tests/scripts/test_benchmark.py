@@ -166,6 +166,13 @@ def test_a_row_finds_its_speed(row, job):
     assert getattr(in_torch.Rows(**job, sides=(256,)), row)()["value"] > 0
 
 
+@pytest.mark.parametrize("row", ["formats_torch", "formats_onnx"])
+def test_a_published_model_answers_in_each_format(row, job):
+    found = getattr(in_torch.Rows(**job), row)()
+    assert found["value"] > 0
+    assert found["one_by_one"] > 0
+
+
 @pytest.mark.parametrize("row", ["prediction_ours", "prediction_reader"])
 def test_predictions_are_timed_until_their_table_is_complete(row, job):
     found = getattr(in_torch.Rows(**job), row)()
