@@ -16,7 +16,7 @@ from digitsum.cli.predict import own_data
 from digitsum.data.canvases import Layout, compose
 from digitsum.data.datamodule import ComposedData, data_of
 from digitsum.data.glyphs import load_glyph_pools
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 from digitsum.files import exists, read_json, write_text, written_whole
 from digitsum.metrics import round_sums
 from digitsum.models.checkpoints import model_of, read_checkpoint, safetensors_of
@@ -39,6 +39,9 @@ def run(cfg: DictConfig) -> None:
     if cfg.num_digits != "trained":
         settings: Any = OmegaConf.to_container(cfg)
         checkpoint["hyper_parameters"]["options"]["num_digits"] = settings["num_digits"]
+    if cfg.width is not None:
+        check("width", cfg.width, 8 <= cfg.width <= 4_000, "8 to 4,000 pixels")
+        checkpoint["hyper_parameters"]["image_size"] = [checkpoint["hyper_parameters"]["image_size"][0], cfg.width]
     full, half = model_of(checkpoint, path), model_of(checkpoint, path).half().float()
     run_dir = path.absolute().parent.parent
     config, environment = read_config(run_dir), read_json(run_dir / "environment.json")

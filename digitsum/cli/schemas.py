@@ -235,6 +235,7 @@ class PublishConfig:
     ckpt_path: str
     name: str
     num_digits: Any
+    width: int | None
     folder: str | None
     min_exact: dict[str, float]
     num_images: int

@@ -62,8 +62,11 @@ def test_weights_and_card_are_written_with_what_was_measured(published_as, tmp_p
 
 
 def test_a_reader_can_be_published_for_any_number_of_digits(published_as, tmp_path):
-    assert published_as("name=tiny-1", "num_digits=null", *LOW).code == 0
-    assert load_model(tmp_path / "new" / "tiny-1.safetensors").hparams["options"]["num_digits"] is None
+    assert published_as("name=tiny-1", "num_digits=null", "width=100", *LOW).code == 0
+    model = load_model(tmp_path / "new" / "tiny-1.safetensors")
+    assert model.hparams["options"]["num_digits"] is None
+    assert model.image_size == (40, 100)
+    assert len(model.read(np.zeros((2, 40, 130), np.uint8))) == 2
 
 
 @pytest.mark.parametrize(("words", "reason"), [
