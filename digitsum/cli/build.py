@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from omegaconf import DictConfig, OmegaConf
 
-from digitsum.cli import schemas
+from digitsum.cli import lightning_schemas, schemas
 from digitsum.cli.checks import check_trainer, settle_monitor
 from digitsum.cli.console import ComposingBar, log
 from digitsum.cli.output_dirs import job_folder, run_folder, study_folder, swept, writable
@@ -49,8 +49,8 @@ def register() -> None:
     store(group="data/schema", name="composed", node=ComposedData)
     for name in NETWORKS:
         store(group="model/schema", name=name, node=schemas.model_schema(name))
-    store(group="trainer/schema", name="trainer", node=schemas.TrainerSettings)
-    for place, schema in schemas.CALLBACKS_AND_LOGGERS.items():
+    store(group="trainer/schema", name="trainer", node=lightning_schemas.TrainerSettings)
+    for place, schema in lightning_schemas.CALLBACKS_AND_LOGGERS.items():
         group, _, name = place.rpartition("/")
         store(group=group, name=name, node=schema)
     OmegaConf.register_new_resolver("project_root", lambda: PROJECT, replace=True)

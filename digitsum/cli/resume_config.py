@@ -9,7 +9,7 @@ import lightning.pytorch.callbacks
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from digitsum.cli import schemas
+from digitsum.cli import lightning_schemas, schemas
 from digitsum.cli.overrides import flatten, override_key, renamed
 from digitsum.data.augmentation import Augmentation
 from digitsum.data.datamodule import ArraysData, ComposedData
@@ -41,7 +41,7 @@ def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> Dic
             "data": ArraysData if "root" in record["data"] else ComposedData,
             "model": schemas.model_schema(record["model"]["network"]),
             "augmentation": Augmentation,
-            "trainer": schemas.TrainerSettings,
+            "trainer": lightning_schemas.TrainerSettings,
         }
         recorded = OmegaConf.structured(schemas.TrainConfig)
         for group, schema in groups.items():
@@ -51,7 +51,7 @@ def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> Dic
         for key in recorded.keys() - {*groups, "callbacks", "logger"}:
             recorded[key] = record[key] if key in record else cfg[key]
         OmegaConf.to_container(recorded, throw_on_missing=True)
-        if not _is_plain(recorded.trainer) or recorded.trainer._target_ != schemas.TrainerSettings._target_:
+        if not _is_plain(recorded.trainer) or recorded.trainer._target_ != lightning_schemas.TrainerSettings._target_:
             raise InputError(f"refuses to build {str(recorded.trainer._target_)!r} as a trainer of plain values")
     except InputError as error:
         raise InputError(f"{run_dir / CONFIG_FILE}: {error}") from error
@@ -90,7 +90,7 @@ def _known(node: dict[str, Any] | None) -> Any:
         value = re.sub(r"\{[\w/]+(:\d?\d?(\.\d)?[a-z]?)?\}", "", str(node.get(key) or ""))
         if re.search(r"[/\\:]", value) or value in (".", ".."):
             raise InputError(f"{key}: expected a name, found the path {value!r}")
-    for schema in schemas.CALLBACKS_AND_LOGGERS.values():
+    for schema in lightning_schemas.CALLBACKS_AND_LOGGERS.values():
         if schema._target_ == target:
             return OmegaConf.merge(OmegaConf.structured(schema), node)
     module, _, name = target.rpartition(".")

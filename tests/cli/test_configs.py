@@ -20,10 +20,10 @@ from omegaconf import OmegaConf
 
 from digitsum.cli.auto_settings import settle_auto
 from digitsum.cli.build import build_datamodule, build_parts, build_training, model_arguments
+from digitsum.cli.lightning_schemas import TrainerSettings
 from digitsum.cli.output_dirs import job_folder
 from digitsum.cli.overrides import override_key
 from digitsum.cli.resume_config import recorded_config
-from digitsum.cli.schemas import TrainerSettings
 from digitsum.data.datamodule import ArraysData, ComposedData
 from digitsum.errors import InputError
 from digitsum.models.module import OptimizerSettings, SumModule
