@@ -9,11 +9,14 @@ import torch
 import torch.nn.functional as F
 
 from digitsum.data.glyphs import GLYPH_SIZE, GlyphPool
+from digitsum.data.pen import drawn_with_pen
 from digitsum.errors import InputError, check
 
 # Canvases are drawn in blocks with a random generator each, so that canvas i is the same however many are asked
 # for at once, and so that any of them can be drawn without the ones before. Changing it changes every data set.
 _BLOCK = 1_000
+
+_PEN_WIDTHS = (1.0, 4.0)  # of a canvas's pen, the narrowest and the broadest, in pixels
 
 OVERLAPS: dict[str, Callable[..., np.ndarray]] = {
     "wrap": np.add,
@@ -58,6 +61,7 @@ class Layout:
     vertical_jitter: int = 11  # the largest top margin, in pixels
     # the smallest and the largest size of a digit, a share of 28 pixels; with its size goes the distance to the next
     digit_scale: Any = field(default_factory=lambda: [1.0, 1.0])
+    pen: float = 0.0  # the share of canvases whose digits are drawn anew with one round pen of 1 to 4 pixels
     # ink on ink: `wrap` adds modulo 256 as in the public files, `max` keeps the brighter, `clip` adds up to 255
     overlap: str = "wrap"
 
@@ -73,6 +77,7 @@ class Layout:
         two = isinstance(scale, Sequence) and len(scale) == 2 and all(type(end) in (int, float) for end in scale)
         good = two and 0.25 <= scale[0] <= scale[1] <= 4
         check("layout.digit_scale", scale, good, "[smallest, largest], 0.25 to 4")
+        check("layout.pen", self.pen, 0 <= self.pen <= 1, "a share, 0 to 1")
         side, pitch = round(GLYPH_SIZE * scale[1]), round((GLYPH_SIZE + self.pitch_jitter) * scale[1])
         needed = {
             "width": self.first_offset + side + (max_digits - 1) * pitch,
@@ -121,7 +126,7 @@ def compose(
     blocks = range(start // _BLOCK, (start + count - 1) // _BLOCK + 1)
     drawn = [_draw_block(layout, len(pool.labels), seed, stream, block) for block in blocks]
     window = slice(start - blocks[0] * _BLOCK, start - blocks[0] * _BLOCK + count)
-    chosen, left, top, side = (np.concatenate(parts)[window] for parts in zip(*drawn, strict=True))
+    chosen, left, top, side, stroke = (np.concatenate(parts)[window] for parts in zip(*drawn, strict=True))
     absent = chosen < 0
     rim = (GLYPH_SIZE - side) // 2
     columns = (
@@ -131,11 +136,16 @@ def compose(
         (pool.index[chosen], np.int32),
     )
     placements = Placements(*(np.where(absent, -1, values).astype(dtype) for values, dtype in columns))
-    return _render(layout, pool.images, chosen, left, top, side), placements
+    return _render(layout, pool.images, chosen, left, top, side, stroke), placements
 
 
 def _draw_block(layout: Layout, num_glyphs: int, seed: int, stream: int, block: int) -> tuple[np.ndarray, ...]:
-    """Draw `(_BLOCK, D)` positions in the pool (-1 where no digit is), left and top edges, and sides of the tiles."""
+    """Draw where digits are, and with which pen.
+
+    Returns:
+        `(_BLOCK, D)` positions in the pool (-1 where no digit is), left and top edges, and sides of the tiles, and
+        `(_BLOCK,)` widths of the pens, 0 where glyphs stay as they are.
+    """
     rng = np.random.default_rng([seed, stream, block])
     min_digits, max_digits = layout.digit_range
     shape = (_BLOCK, max_digits)
@@ -149,11 +159,18 @@ def _draw_block(layout: Layout, num_glyphs: int, seed: int, stream: int, block: 
     pitch = np.rint((GLYPH_SIZE + jitter) * scale[:, :-1]).astype(np.int64)
     left = np.cumsum(np.concatenate([first, pitch], axis=1), axis=1)
     top = (top + (GLYPH_SIZE - side) // 2).clip(0, layout.height - side)
-    return np.where(np.arange(max_digits) < counts, chosen, -1), left, top, side
+    stroke = np.where(rng.random(_BLOCK) < layout.pen, rng.uniform(*_PEN_WIDTHS, size=_BLOCK), 0.0)
+    return np.where(np.arange(max_digits) < counts, chosen, -1), left, top, side, stroke
 
 
 def _render(
-    layout: Layout, glyphs: np.ndarray, chosen: np.ndarray, left: np.ndarray, top: np.ndarray, side: np.ndarray
+    layout: Layout,
+    glyphs: np.ndarray,
+    chosen: np.ndarray,
+    left: np.ndarray,
+    top: np.ndarray,
+    side: np.ndarray,
+    stroke: np.ndarray,
 ) -> np.ndarray:
     canvases = np.zeros((len(chosen), layout.height, layout.width), np.uint8)
     blend = OVERLAPS[layout.overlap]
@@ -165,7 +182,12 @@ def _render(
             if not len(rows):
                 continue
             where = (rows, top[rows, place], left[rows, place])
-            tiles[where] = blend(tiles[where], _resized(glyphs[chosen[rows, place]], pixels))
+            drawn = _resized(glyphs[chosen[rows, place]], pixels)
+            for number in np.flatnonzero(stroke[rows]):
+                row = rows[number]
+                # nobody could tell a small digit from a broad pen's blot
+                drawn[number] = drawn_with_pen(glyphs[chosen[row, place]], pixels, min(stroke[row], pixels / 7))
+            tiles[where] = blend(tiles[where], drawn)
     return canvases
 
 

@@ -54,8 +54,9 @@ class Composition:
         Bundled glyphs and MNIST count by their names, since their content is fixed, the user's own by their bytes.
         """
         content = {"format": _FORMAT, **asdict(self)}
-        if self.layout.digit_scale == [1, 1]:  # sets that were composed before there was another stay known
-            del content["layout"]["digit_scale"]
+        for key, plain in (("digit_scale", [1, 1]), ("pen", 0)):
+            if content["layout"][key] == plain:  # sets that were composed before there was such a key stay known
+                del content["layout"][key]
         for key in ("glyph_images", "glyph_labels"):
             path = content[key]
             if path is not None:

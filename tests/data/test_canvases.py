@@ -213,6 +213,19 @@ def test_a_shrunk_glyph_keeps_its_mean_brightness(pool):
     assert images.mean((1, 2)) * 4 == pytest.approx(before, rel=0.03)
 
 
+# --- digits drawn anew with a pen
+
+
+def test_a_share_of_canvases_is_drawn_with_a_pen_at_the_same_places(pool):
+    layouts = [Layout(40, 168, 4, overlap="max", pen=pen) for pen in (0.0, 0.5, 1.0)]
+    (before, truth), (after, same), (anew, _) = (drawn(pool, layout, count=400) for layout in layouts)
+    assert all(np.array_equal(getattr(truth, name), getattr(same, name)) for name in vars(truth))
+    kept = (before == after).all((1, 2))
+    assert 150 < kept.sum() < 250
+    assert not (before == anew).all((1, 2)).any()
+    assert np.array_equal(after[~kept], anew[~kept])
+
+
 # --- the layout's own checks
 
 
@@ -226,6 +239,8 @@ def test_a_shrunk_glyph_keeps_its_mean_brightness(pool):
         ({"digit_scale": ["1", "2"]}, "layout.digit_scale"),
         ({"digit_scale": [0.0, 1.0]}, "layout.digit_scale"),
         ({"digit_scale": [1.0, 1.4]}, "set data.layout.width=230"),
+        ({"pen": -0.1}, "layout.pen"),
+        ({"pen": 1.1}, "layout.pen"),
         ({"num_digits": -1}, "layout.num_digits"),
         ({"num_digits": [0, 3]}, "layout.num_digits"),
         ({"num_digits": [3, 2]}, "layout.num_digits"),

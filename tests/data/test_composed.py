@@ -192,6 +192,7 @@ LAYOUT_CHANGES = {
     "first_offset": 13,
     "vertical_jitter": 10,
     "digit_scale": [0.5, 1.0],
+    "pen": 0.5,
     "overlap": "max",
 }
 
@@ -208,7 +209,7 @@ def test_the_fingerprint_changes_with_every_setting(small):
     assert len(fingerprints) == 1 + len(CHANGES) + len(LAYOUT_CHANGES)
 
 
-def test_the_fingerprint_of_digits_of_one_size_is_what_it_was_before_there_were_others():
+def test_the_fingerprint_of_a_layout_as_of_old_is_what_it_was_then():
     assert Composition(glyphs="mnist", num_train=24_000, num_val=3_000, num_test=3_000).fingerprint == "bb71bde4a5ef"
 
 
