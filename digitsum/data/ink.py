@@ -10,6 +10,7 @@ from skimage.filters import apply_hysteresis_threshold, rank, threshold_otsu
 _SMALL = 256  # pixels of the longer side where paper is estimated
 _MIN_CONTRAST = 0.06  # of ink to its paper
 _MANY_RULES = 3  # that no digit has strokes all the way across
+_STEEPEST = 6.0  # degrees, of a rule, but for the last refinement
 _COVERED = 0.75  # the share of a row's pixels that a rule darkens at least; dense digits stay below
 
 
@@ -113,24 +114,32 @@ def _rules(dark: np.ndarray, ink: Ink) -> np.ndarray | None:
     size = min(width, 400), max(1, round(height * min(width, 400) / width))
     small = np.minimum(np.asarray(Image.fromarray(dark).resize(size, Image.Resampling.BOX)), ink.level)
     small = ndimage.maximum_filter1d(small, 3, axis=0)  # a rule that bends a little stays in its row
-    columns = np.arange(size[0])
     end = -(-size[0] // 20)
     rank_ = int((1 - _COVERED) * size[0])
+    least = max(0.1 * ink.level, 3 * ink.noise)
+    away = np.arange(size[0]) - size[0] / 2
+    margin = int(np.tan(np.radians(_STEEPEST + 0.5)) * size[0] / 2) + 1
+    padded = np.pad(small, ((margin, margin), (0, 0)), mode="edge")
+    darker = padded > least
+    index = np.arange(margin * size[0], (margin + size[1]) * size[0]).reshape(size[::-1])  # of each pixel in them
 
     def level_at(angle: float) -> np.ndarray:
         """How dark a rule of this angle is in each row, counted in the middle of the picture; 0 where there is none."""
-        shift = np.round((columns - size[0] / 2) * np.tan(np.radians(angle))).astype(int)
-        flat = small[np.clip(np.arange(size[1])[:, None] + shift, 0, size[1] - 1), columns]
+        slanted = index + np.round(away * np.tan(np.radians(angle))).astype(int) * size[0]
+        rows = np.flatnonzero(darker.ravel()[slanted].sum(1) >= size[0] - rank_)  # most rows are not dark enough
+        flat = padded.ravel()[slanted[rows]]
         level = np.partition(flat, rank_, axis=1)[:, rank_]
         ends = np.minimum(flat[:, :end].mean(1), flat[:, -end:].mean(1))
-        return np.where((ends > 0.5 * level) & (level > max(0.1 * ink.level, 3 * ink.noise)), level, 0)
+        levels = np.zeros(size[1], np.float32)
+        levels[rows] = np.where(ends > 0.5 * level, level, 0)
+        return levels
 
     def score(angle: float) -> float:
         return float((level_at(angle) ** 2).sum())
 
-    angle = max(np.arange(-6, 6.1, 0.5), key=score)
+    angle = max(np.arange(-_STEEPEST, _STEEPEST + 0.1, 0.5), key=score)
     angle = max(angle + np.arange(-0.375, 0.4, 0.125), key=score)
-    level = level_at(angle).astype(np.float32)
+    level = level_at(angle)
     if not level.any():
         return None
     row = np.arange(height)[:, None] - (np.arange(width) - width / 2) * np.tan(np.radians(angle))
