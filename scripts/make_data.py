@@ -11,7 +11,8 @@ Settings, as key=value:
     data.glyphs_shared=true           let training, validation and test draw from one pool of digits
     data.num_train=... data.num_val=... data.num_test=...
     data.compose_seed=0               of the layouts and of which digits are drawn
-    data.layout.KEY=...               num_digits height width first_offset pitch_jitter vertical_jitter overlap
+    data.layout.KEY=...               num_digits height width first_offset pitch_jitter vertical_jitter digit_scale pen
+                                      overlap
 
 Writes train/, val/ and test/ with shards data0.npy, lab0.npy, ..., what was drawn (truth0.npz), dataset.json and
 canvases.png. Train on it with: python scripts/train.py data=arrays data.root=FOLDER

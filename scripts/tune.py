@@ -60,6 +60,7 @@ def main(cfg: DictConfig) -> None:
         raise InputError(f"num_trials: expected 1 or more, got {cfg.num_trials}")
     fixed = [word for word in command.overrides.task if override_key(word).partition(".")[0] not in OWN]
     wanted = flatten(OmegaConf.to_container(cfg.search, resolve=True), until="type")
+    wanted = {key: options for key, options in wanted.items() if options != {}}  # all of whose keys were left out
     space = build_space(wanted)
     folder = Path(command.runtime.output_dir)
     signals = Signals()

@@ -8,11 +8,13 @@ import os
 import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from digitsum.errors import InputError
 from digitsum.runs.locate import newest_run, read_config
@@ -28,17 +30,18 @@ def writable(folder: str | Path, advice: str = "choose another folder with outpu
         raise InputError(f"cannot write {folder}: {error.strerror or error}; {advice}") from error
 
 
-def run_folder(outputs_dir: str, resume: str | None) -> str:
+def run_folder(outputs_dir: str, resume: str | None, overrides: Sequence[str] = ()) -> str:
     """The folder of a single run: the one to resume, `latest` included, or a new one of the present second.
 
-    Made here and now, so that two runs started together get two; all processes of one run get the same.
+    Made here and now, so that two runs started together get two; all processes of one run get the same. Where
+    `overrides`, the command's words, have a `run_dir`, it is that.
 
     Raises:
         InputError: no run to resume, no place to write, or processes that neither torchrun nor Lightning started.
     """
     if not is_rank_zero() and "TORCHELASTIC_RUN_ID" not in os.environ:
         raise InputError("hydra.run.dir: expected a folder, the same for all processes of this run; or use torchrun")
-    return from_rank_zero("run_folder", lambda: _run_folder(outputs_dir, resume))
+    return from_rank_zero("run_folder", lambda: _run_folder(outputs_dir, resume, overrides))
 
 
 def is_rank_zero() -> bool:
@@ -64,11 +67,14 @@ def from_rank_zero(name: str, make: Callable[[], Any]) -> str:
     return result
 
 
-def _run_folder(outputs_dir: str, resume: str | None) -> str:
+def _run_folder(outputs_dir: str, resume: str | None, overrides: Sequence[str]) -> str:
     if resume is not None:
         folder = newest_run(Path(outputs_dir), finished=False) if resume == "latest" else Path(resume).absolute()
         read_config(folder)  # before Hydra's log makes a folder of whatever was named
         return writable(folder, "copy the run elsewhere and give resume=COPY")
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if override.key_or_group == "run_dir" and "${" not in str(override.value()):
+            return writable(str(override.value()), "choose another folder with run_dir=FOLDER")
     second = Path(writable(f"{outputs_dir}/runs"), datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     for suffix in chain([""], (f"_{number}" for number in count(2))):
         folder = second.with_name(second.name + suffix)

@@ -103,3 +103,10 @@ def test_a_data_set_that_cannot_be_written_is_one_line(command, tmp_path):
     assert result.code == 1
     (line,) = result.text.splitlines()
     assert "out=FOLDER" in line
+
+
+def test_a_run_whose_folder_is_given_makes_no_other_one(tmp_path):
+    given = tmp_path / "my runs" / "a"
+    assert run_folder(str(tmp_path / "outputs"), None, ["model.lr=1e-3", f"run_dir='{given}'"]) == str(given)
+    assert given.is_dir()
+    assert not (tmp_path / "outputs").exists()

@@ -23,7 +23,7 @@ import digitsum.tuning.search
 from digitsum.cli.overrides import flatten
 from digitsum.tuning.space import build_space
 
-ONE_KEY = ("~search.model", "~search.data", "+search.model.lr={type:categorical,choices:[1e-3,3e-3]}")
+ONE_KEY = ("~search.model", "~search.data.batch_size", "+search.model.lr={type:categorical,choices:[1e-3,3e-3]}")
 
 
 @pytest.fixture
