@@ -117,7 +117,6 @@ Weights of `digitsum`'s network `{network}`: `digitsum.load_model("{name}")`, or
 - **Settings** {options}
 - **Commands** {commands}
 - **Code** digitsum {version}; Python {python}, {packages}
-- **Machine** {machine}
 - **Weights** {precision}, {parameters:,} numbers
 
 | measured by scripts/publish.py | images | sums right | mean baseline |
@@ -144,7 +143,7 @@ _SOURCES = {
 def _card(name: str, config: Any, environment: Any, figures: dict[str, Any], module: SumModule) -> str:
     """The card of a model: what its run recorded, and what was measured."""
     try:
-        machine, packages = environment["machine"], environment["packages"]
+        packages = environment["packages"]
         options = module.hparams["options"]
         return _CARD.format(
             name=name,
@@ -157,7 +156,6 @@ def _card(name: str, config: Any, environment: Any, figures: dict[str, Any], mod
             version=packages["digitsum"],
             python=environment["python"],
             packages=", ".join(f"{key} {value}" for key, value in packages.items() if key in ("torch", "lightning")),
-            machine=f"{machine['processor']}, {machine['torch_threads']} threads, GPU: {machine['gpu'] or 'none'}",
             precision="half precision (no sum differs)" if module.dtype == torch.float16 else "full precision",
             parameters=sum(value.numel() for value in module.parameters()),
             rows="\n".join(_ROW.format(name=key, **row) for key, row in figures.items()),
@@ -176,4 +174,6 @@ def _commands(config: Any, environment: Any) -> list[str]:
     if weights.is_file():
         before = weights.absolute().parent.parent
         earlier = _commands(read_config(before), read_json(before / "environment.json"))
-    return [*earlier, f"`{command}` (seed {config['seed']}, commit {commit})"]
+    machine = environment["machine"]
+    where = machine["gpu"] or f"{machine['processor']}, {machine['torch_threads']} threads"
+    return [*earlier, f"`{command}` (seed {config['seed']}, commit {commit}, torch {environment['packages']['torch']}, {where})"]
