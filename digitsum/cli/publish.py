@@ -176,4 +176,5 @@ def _commands(config: Any, environment: Any) -> list[str]:
         earlier = _commands(read_config(before), read_json(before / "environment.json"))
     machine = environment["machine"]
     where = machine["gpu"] or f"{machine['processor']}, {machine['torch_threads']} threads"
-    return [*earlier, f"`{command}` (seed {config['seed']}, commit {commit}, torch {environment['packages']['torch']}, {where})"]
+    known = f"seed {config['seed']}, commit {commit}, torch {environment['packages']['torch']}, {where}"
+    return [*earlier, f"`{command}` ({known})"]
