@@ -39,7 +39,7 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
     """
     if cfg.split not in (*SPLITS, "all"):
         raise InputError(f"split: expected one of {', '.join(SPLITS)}, all, got {cfg.split!r}")
-    if cfg.batch_size < 1:
+    if cfg.batch_size is not None and cfg.batch_size < 1:
         raise InputError(f"batch_size: expected 1 or more images, got {cfg.batch_size}")
     ckpt_path = checkpoint_of(cfg)
     if ckpt_path.suffix == ".onnx":
@@ -62,6 +62,7 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
         parts = open_input(Path(cfg.input))
         folders = {part: Path(cfg.input, "" if part == "input" else part) for part in parts}
     height, width = module.image_size
+    batch_size = cfg.batch_size or module.net.prediction_batch_size
     for name, arrays in parts.items():
         if isinstance(arrays, SumDataset):
             size = arrays.images.image_size
@@ -71,11 +72,11 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
                     f"{cfg.input or name}: the model reads images of {height}x{width}, found {found}; "
                     "compose, crop or pad them to that size"
                 )
-            parts[name] = Batches(arrays, cfg.batch_size)
+            parts[name] = Batches(arrays, batch_size)
         else:
             wide = module.net.variable_width
             parts[name] = PictureBatches(
-                arrays, module.image_size, cfg.batch_size, prepare=cfg.prepare, variable_width=wide
+                arrays, module.image_size, batch_size, prepare=cfg.prepare, variable_width=wide
             )
 
     folder = Path(cfg.run_dir)

@@ -66,7 +66,7 @@ class PredictConfig:
     prepare: str
     num_digits: Any
     tta: int
-    batch_size: int
+    batch_size: int | None
     trainer: Any
     mnist_root: str | None
     data_root: str | None

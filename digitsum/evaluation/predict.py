@@ -169,10 +169,10 @@ class _Table:
         sums = batch["sums"].tolist() if "sums" in batch else None
         for row, reading in enumerate(readings_of(batch, prediction, self._paths or ())):
             numbers: list[Any] = [f"{preds[row]:.4f}", rounded[row]]
-            if prediction.probs is not None:
+            if reading.sum is None:  # a picture without digits
+                numbers = [""] * (2 if prediction.probs is None else 6)
+            elif prediction.probs is not None:
                 numbers += [f"{reading.probability:.4f}", reading.low, reading.high, reading.digits]
-            if reading.sum is None:
-                numbers = [""] * len(numbers)
             cells = [self._part, reading.index, *numbers]
             if reading.file is not None:
                 name, original = Path(reading.file).name, batch["originals"][row]

@@ -58,6 +58,11 @@ class Network(nn.Module):
     variable_width = False  # whether it reads images that are wider or narrower than those that it was made for
     predicts_digits = False  # whether its answers have the distribution of the sum and the digits
 
+    @property
+    def prediction_batch_size(self) -> int:
+        """Images at once in prediction: large batches are faster, but who reads digits keeps much of each image."""
+        return 64 if self.predicts_digits else 256
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images `(N, H, W)`, uint8 in 0..255 or float in [0, 1], to an output whose first axis is `N`."""
         raise NotImplementedError

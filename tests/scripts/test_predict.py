@@ -326,6 +326,15 @@ def test_a_reader_that_is_not_told_the_count_may_read_any_number_of_digits(read)
     assert {len(row["digits"]) for row in rows_of(result.folder)} <= {1, 2}
 
 
+def test_a_blank_picture_leaves_the_readers_columns_empty(read, tmp_path):
+    photo(tmp_path / "blank.png", columns=())
+    result = read(f"input={tmp_path / 'blank.png'}")
+    assert result.code == 0, result.text
+    (row,) = rows_of(result.folder)
+    assert row["warnings"] == "no digits found"
+    assert [row[key] for key in ("predicted", "rounded", "probability", "low", "high", "digits")] == [""] * 6
+
+
 def test_several_views_change_the_probabilities_a_little(read):
     one, six = ([float(row["probability"]) for row in rows_of(read(f"tta={n}").folder)] for n in (1, 6))
     assert one != six
