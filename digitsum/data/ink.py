@@ -63,14 +63,20 @@ def find_ink(grey: np.ndarray, stroke: float | None = None) -> Ink | None:
     """
     if stroke is None:
         small = _shrunk(grey, _SMALL)
-        paper = ndimage.uniform_filter(_median(small).astype(np.float32), 3)
-    else:
-        small = _shrunk(grey, min(1000, max(40, round(3 * max(grey.shape) / stroke))))  # strokes of 3 pixels
-        size = int(3 * stroke * small.shape[1] / grey.shape[1]) // 2 * 2 + 3
-        paper = ndimage.uniform_filter(ndimage.grey_closing(small.astype(np.float32), (size, size)), size)
+        # the edge of a shadow is as good as noise to the larger square, and hides thin ink
+        papers = (ndimage.uniform_filter(_median(small, share).astype(np.float32), 3) for share in (1, 1 / 2))
+        return next(filter(None, (_darker(grey, paper) for paper in papers)), None)
+    small = _shrunk(grey, min(1000, max(40, round(3 * max(grey.shape) / stroke))))  # strokes of 3 pixels
+    size = int(3 * stroke * small.shape[1] / grey.shape[1]) // 2 * 2 + 3
+    paper = ndimage.uniform_filter(ndimage.grey_closing(small.astype(np.float32), (size, size)), size)
+    return _darker(grey, paper, filled=True)
+
+
+def _darker(grey: np.ndarray, paper: np.ndarray, *, filled: bool = False) -> Ink | None:
+    """What is darker than its paper, which is given smaller, maybe `filled`: as bright as its brightest grain."""
     paper = np.asarray(Image.fromarray(paper).resize(grey.shape[::-1], Image.Resampling.BILINEAR))
     dark = 1 - (grey + np.float32(1)) / (paper + 1)
-    if stroke is not None:  # filled paper is as bright as its brightest grain
+    if filled:
         some = dark[::2, ::2]
         dark -= np.median(some[some <= 0.5 * some.max()])
     for blurred in (False, True):

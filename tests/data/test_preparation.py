@@ -96,6 +96,14 @@ def test_a_shadow_with_a_sharp_edge_is_paper(glyphs, at):
     assert heights(row.image) == pytest.approx(heights(only(seen(ink)).image), abs=3)
 
 
+@pytest.mark.parametrize("scale", [1, 2])
+def test_faint_ink_beside_the_edge_of_a_shadow_is_found(glyphs, scale):
+    ink = line(glyphs, scale=scale)
+    light = ndimage.gaussian_filter1d(np.where(np.arange(len(ink)) < 0.35 * len(ink), 200.0, 120.0), 6)[:, None]
+    row = only(seen(ink, light, dark=0.6, noise=3))
+    assert row.num_components == 5
+
+
 @pytest.mark.parametrize("below", [0.45, 0.6, 0.75])
 @pytest.mark.parametrize("slope", [-0.15, 0.1])
 def test_a_shadow_along_a_line_that_is_cut_out_does_not_decide_what_is_ink(glyphs, below, slope):
