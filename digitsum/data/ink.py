@@ -50,22 +50,21 @@ def is_light_on_dark(grey: np.ndarray) -> bool:
     return tail > 0
 
 
-def find_ink(grey: np.ndarray, stroke: float | None = None) -> Ink | None:
+def find_ink(grey: np.ndarray, stroke: float | None = None, *, share: float = 1.0) -> Ink | None:
     """The ink of dark strokes on bright paper.
 
     Args:
         grey: `(H, W)` uint8.
         stroke: how broad strokes are, in pixels. Once that is known, shadows with sharp edges belong to the paper: it
             is then what remains when everything as narrow as a stroke is filled, and else the local median.
+        share: of the shorter side, how large the square of that median is.
 
     Returns:
         None where next to nothing is darker than its surroundings.
     """
     if stroke is None:
         small = _shrunk(grey, _SMALL)
-        # the edge of a shadow is as good as noise to the larger square, and hides thin ink
-        papers = (ndimage.uniform_filter(_median(small, share).astype(np.float32), 3) for share in (1, 1 / 2))
-        return next(filter(None, (_darker(grey, paper) for paper in papers)), None)
+        return _darker(grey, ndimage.uniform_filter(_median(small, share).astype(np.float32), 3))
     small = _shrunk(grey, min(1000, max(40, round(3 * max(grey.shape) / stroke))))  # strokes of 3 pixels
     size = int(3 * stroke * small.shape[1] / grey.shape[1]) // 2 * 2 + 3
     paper = ndimage.uniform_filter(ndimage.grey_closing(small.astype(np.float32), (size, size)), size)
