@@ -8,7 +8,7 @@ Settings, as key=value:
     pictures=FOLDER             pictures with truth.csv (columns file, sum) to measure on as well
     min_exact.test=0.93         share of right sums on the run's own test canvases, below which nothing is written;
                                 likewise min_exact.four_digits and min_exact.pictures
-    num_images=3000             canvases of four digits to measure on
+    num_images=1000             canvases of each number of digits, one to eight, to measure on
     folder=FOLDER               where to. Default: digitsum/models/weights
     mnist_root=FOLDER           where MNIST is
     debug=true                  show a mistake's traceback

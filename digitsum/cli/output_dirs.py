@@ -14,8 +14,6 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-
 from digitsum.errors import InputError
 from digitsum.runs.locate import newest_run, read_config
 
@@ -72,6 +70,8 @@ def _run_folder(outputs_dir: str, resume: str | None, overrides: Sequence[str]) 
         folder = newest_run(Path(outputs_dir), finished=False) if resume == "latest" else Path(resume).absolute()
         read_config(folder)  # before Hydra's log makes a folder of whatever was named
         return writable(folder, "copy the run elsewhere and give resume=COPY")
+    from hydra.core.override_parser.overrides_parser import OverridesParser  # compare.py does without Hydra
+
     for override in OverridesParser.create().parse_overrides(list(overrides)):
         if override.key_or_group == "run_dir" and "${" not in str(override.value()):
             return writable(str(override.value()), "choose another folder with run_dir=FOLDER")
