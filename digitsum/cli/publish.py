@@ -27,8 +27,7 @@ from digitsum.runs.locate import read_config
 
 _Read = Callable[[SumModule], torch.Tensor]
 
-_COUNTS = ("one_digit", "two_digits", "three_digits", "four_digits", "five_digits", "six_digits", "seven_digits")
-_COUNTS += ("eight_digits",)
+_COUNTS = ("one_digit", *(f"{word}_digits" for word in ("two", "three", "four", "five", "six", "seven", "eight")))
 
 
 def run(cfg: DictConfig) -> None:
