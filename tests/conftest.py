@@ -21,7 +21,7 @@ from digitsum.training.signals import Signals
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# as small as a run can be that still has several batches and an uneven last one
+# as small as a run can be that still has several batches and an uneven last one; figures take longer than its steps
 TINY_RUN = (
     "data.num_train=40",
     "data.num_val=20",
@@ -29,6 +29,7 @@ TINY_RUN = (
     "data.batch_size=16",
     "trainer.max_epochs=1",
     "trainer.accelerator=cpu",
+    "callbacks.prediction_logger.num_images=1",
 )
 TINY = (*TINY_RUN, "model.hidden_units=8", "model.conv1_channels=2", "model.conv2_channels=3")
 TINY_READER = ("experiment=reader", *TINY_RUN, "model.width=2")

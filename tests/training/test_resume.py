@@ -31,6 +31,7 @@ RUN = (
     "data.num_train=70", "data.num_val=20", "data.num_test=10", "data.batch_size=16", "trainer.max_epochs=3",
     "trainer.accelerator=cpu", "trainer.log_every_n_steps=2", "model.hidden_units=8", "model.conv1_channels=2",
     "model.conv2_channels=3", "trainer.enable_progress_bar=false",
+    "callbacks.prediction_logger.num_images=1",
 )  # fmt: skip
 
 
