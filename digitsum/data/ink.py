@@ -7,8 +7,9 @@ from PIL import Image
 from scipy import ndimage
 from skimage.filters import apply_hysteresis_threshold, rank, threshold_otsu
 
-_SMALL = 256  # pixels of the longer side where paper is estimated
+_SMALL = 128  # pixels of the longer side where paper is estimated
 _MIN_CONTRAST = 0.06  # of ink to its paper
+_LONGER_TAIL = 1.0  # skewness below which it is that of the paper: digits have 3.5 and more, dark ink's is negative
 _MANY_RULES = 3  # that no digit has strokes all the way across
 _STEEPEST = 6.0  # degrees, of a rule, but for the last refinement
 _COVERED = 0.75  # the share of a row's pixels that a rule darkens at least; dense digits stay below
@@ -36,18 +37,19 @@ class Ink:
 def is_light_on_dark(grey: np.ndarray) -> bool:
     """Whether the ink is brighter than its paper: whether the longer tail around the local median is the bright one.
 
-    Two squares are looked at and the smaller one's skewness counts twice: the edge of a shadow has tails, too, but
-    shorter ones there, while in the larger one a broad pen's stroke is surely narrower than its surroundings.
+    Where neither is longer, as of mere paper, it is not. Two squares are looked at and the smaller one's skewness
+    counts twice: the edge of a shadow has tails, too, but shorter ones there, while in the larger one a broad pen's
+    stroke is surely narrower than its surroundings.
 
     Args:
         grey: `(H, W)` uint8.
     """
-    small = _shrunk(grey, _SMALL)
+    small = _shrunk(grey, 2 * _SMALL).astype(np.float32)
     tail = 0.0
     for share, weight in ((1, 1), (1 / 2, 2)):
-        rest = small.astype(np.float32) - _median(small, share)
+        rest = small - _resized(_median(grey, share), small.shape)
         tail += weight * float((rest**3).mean() / max((rest**2).mean(), 1e-6) ** 1.5)
-    return tail > 0
+    return tail > _LONGER_TAIL
 
 
 def find_ink(grey: np.ndarray, stroke: float | None = None, *, share: float = 1.0) -> Ink | None:
@@ -63,8 +65,7 @@ def find_ink(grey: np.ndarray, stroke: float | None = None, *, share: float = 1.
         None where next to nothing is darker than its surroundings.
     """
     if stroke is None:
-        small = _shrunk(grey, _SMALL)
-        return _darker(grey, ndimage.uniform_filter(_median(small, share).astype(np.float32), 3))
+        return _darker(grey, ndimage.uniform_filter(_median(grey, share), 3))
     small = _shrunk(grey, min(1000, max(40, round(3 * max(grey.shape) / stroke))))  # strokes of 3 pixels
     size = int(3 * stroke * small.shape[1] / grey.shape[1]) // 2 * 2 + 3
     paper = ndimage.uniform_filter(ndimage.grey_closing(small.astype(np.float32), (size, size)), size)
@@ -73,7 +74,7 @@ def find_ink(grey: np.ndarray, stroke: float | None = None, *, share: float = 1.
 
 def _darker(grey: np.ndarray, paper: np.ndarray, *, filled: bool = False) -> Ink | None:
     """What is darker than its paper, which is given smaller, maybe `filled`: as bright as its brightest grain."""
-    paper = np.asarray(Image.fromarray(paper).resize(grey.shape[::-1], Image.Resampling.BILINEAR))
+    paper = _resized(paper, grey.shape)
     dark = 1 - (grey + np.float32(1)) / (paper + 1)
     if filled:
         some = dark[::2, ::2]
@@ -158,7 +159,16 @@ def _shrunk(grey: np.ndarray, longest: int) -> np.ndarray:
     return np.array(Image.fromarray(grey).resize(size, Image.Resampling.BOX))  # a copy: rank filters want to write
 
 
-def _median(grey: np.ndarray, share: float = 1.0) -> np.ndarray:
-    """The median around each pixel, in a square as high as this share of the shorter side."""
-    size = int((min(grey.shape) - 1) * share) // 2 * 2 + 1
-    return rank.median(grey, np.ones((size, size), bool))
+def _resized(pixels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Pixels `(h, w)` float32 between which others are interpolated, `shape` `(H, W)`."""
+    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR))
+
+
+def _median(grey: np.ndarray, share: float) -> np.ndarray:
+    """The median around each place of a picture, float32 and small: in a square as high as this share of its height.
+
+    Of a picture that is higher than wide, of its width.
+    """
+    small = _shrunk(grey, _SMALL)
+    size = int((min(small.shape) - 1) * share) // 2 * 2 + 1
+    return rank.median(small, np.ones((size, size), bool)).astype(np.float32)

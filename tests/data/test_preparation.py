@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hard_lines import hard_line, mnist_test_digits
+from hard_lines import hard_line, mnist_digits
 from PIL import Image, ImageDraw, ImageFilter
 from scipy import ndimage
 
@@ -223,6 +223,9 @@ NOTHING = {
     "white": np.full((300, 400), 255, np.uint8),
     "black": np.zeros((300, 400), np.uint8),
     "paper": (190 + np.linspace(-30, 30, 400) + RNG.normal(0, 3, (300, 400))).astype(np.uint8),
+    "paper in a steeper light": (190 + np.linspace(-40, 40, 300)[:, None] + RNG.normal(0, 5, (300, 400))).astype(
+        np.uint8
+    ),
     "grain": (180 + ndimage.gaussian_filter(RNG.normal(0, 40, (300, 400)), 2)).astype(np.uint8),
     "noise": RNG.integers(0, 256, (300, 400), dtype=np.uint8),
     "noise as high as a canvas": RNG.integers(0, 256, (40, 168), dtype=np.uint8),
@@ -294,7 +297,7 @@ def test_of_real_pictures_nearly_all_have_one_row_of_as_many_pieces_as_digits():
 def test_hard_lines_are_the_same_for_the_same_seed_and_nearly_all_found_whole():
     if "DIGITSUM_MNIST" not in os.environ:
         pytest.skip("set DIGITSUM_MNIST")
-    pool = mnist_test_digits(os.environ["DIGITSUM_MNIST"])
+    pool = mnist_digits(os.environ["DIGITSUM_MNIST"])
     lines = [hard_line(pool, 1, number) for number in range(40)]
     again, digits = hard_line(pool, 1, 7)
     assert (again.tobytes(), digits) == (lines[7][0].tobytes(), lines[7][1])
