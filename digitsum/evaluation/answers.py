@@ -14,7 +14,7 @@ from PIL import Image
 
 from digitsum.data.pictures import PictureBatches
 from digitsum.models.module import SumModule
-from digitsum.models.reading import Reading, readings_of
+from digitsum.models.reading import Reading, distributions_of, readings_of
 
 _MIN_BARS, _MAX_BARS = 9, 41  # sums that a chart shows
 
@@ -50,7 +50,9 @@ def answers_of(
     with torch.inference_mode():
         for batch in batches:
             prediction = module.predict(batch["images"])
-            probs = [None] * len(batch["lines"]) if prediction.probs is None else prediction.probs.cpu().numpy()
+            probs = [None] * len(batch["lines"])
+            if prediction.probs is not None:
+                probs = distributions_of(batch, prediction).numpy()
             readings = readings_of(batch, prediction, [picture])
             sums = {name: _sums(other, batch["images"]) for name, other in (others or {}).items()}
             rows: Any = zip(readings, batch["originals"], batch["images"].numpy(), probs, strict=True)

@@ -17,6 +17,9 @@ from digitsum.errors import InputError, check
 from digitsum.models.base import Prediction, interval_of, probability_of
 
 _SURE = 0.93  # of each digit, the mean probability below which a picture's reading is called unsure
+# The odds of a picture's sum are raised to one over this. On photos there is what no training image has, and a few
+# wrong readings look as sure as right ones: 1.5 keeps nearly all of these below 0.9 (docs/pictures.md).
+_PICTURE_TEMPERATURE = 1.5
 
 
 @dataclass(frozen=True)
@@ -52,9 +55,9 @@ def readings_of(batch: Batch, prediction: Prediction, sources: Sequence[Any] = (
     index, pictures = batch["index"].tolist(), "lines" in batch
     numbers: list[dict[str, Any]] = [{"sum": pred} for pred in preds.tolist()]
     if prediction.probs is not None:
-        probs = prediction.probs.float().cpu()
-        sequence = prediction.sequence
+        probs, sequence = distributions_of(batch, prediction), prediction.sequence
         probability, (low, high) = probability_of(probs, preds).tolist(), interval_of(probs)
+        sure = probability_of(prediction.probs.float().cpu(), preds).tolist()
         columns = zip(preds.long().tolist(), probability, low.tolist(), high.tolist(), sequence.texts(), strict=True)
         names = ("sum", "probability", "low", "high", "digits")
         numbers = [dict(zip(names, values, strict=True)) for values in columns]
@@ -69,11 +72,33 @@ def readings_of(batch: Batch, prediction: Prediction, sources: Sequence[Any] = (
         if NO_DIGITS in warnings:
             number = {"sum": None}
         elif "digits" in number:
-            warnings += doubts_of(number["digits"], number["probability"], batch["num_components"][row])
+            warnings += doubts_of(number["digits"], sure[row], batch["num_components"][row])
         file = str(sources[at]) if isinstance(sources[at], Path) else None
         place: dict[str, Any] = {"file": file, "line": batch["lines"][row], "changes": batch["changes"][row]}
         readings.append(Reading(at, **number, warnings=warnings, **place))
     return readings
+
+
+def distributions_of(batch: Batch, prediction: Prediction) -> torch.Tensor:
+    """How probable each sum is, `(N, S)` float32 on the CPU: the model's, and less sure of pictures that were prepared.
+
+    The odds of such a picture's most probable sum are raised to 1 / 1.5, as a temperature of 1.5 does to a logit; all
+    other sums keep their proportions. What is below one half stays as it is, and so does a picture like a canvas.
+
+    Args:
+        batch: see `readings_of`.
+        prediction: of a network that predicts digits.
+    """
+    probs = prediction.probs.float().cpu()
+    best = prediction.estimate.float().cpu()
+    before = probability_of(probs, best)[:, None]
+    odds = (before / (1 - before)) ** (1 / _PICTURE_TEMPERATURE)
+    after = torch.where(before < 1, odds / (1 + odds), before)
+    # only the preparation counts pieces of ink
+    prepared = torch.tensor([count is not None for count in batch.get("num_components", [None] * len(probs))])
+    after = torch.where(prepared[:, None] & (before > 0.5), after, before)
+    scaled = probs * torch.where(after < before, (1 - after) / (1 - before), 1)
+    return scaled.scatter(1, best.long()[:, None], after)
 
 
 def doubts_of(digits: str, probability: float, num_components: int | None) -> tuple[str, ...]:
@@ -81,7 +106,7 @@ def doubts_of(digits: str, probability: float, num_components: int | None) -> tu
 
     Args:
         digits: that were read.
-        probability: of their sum.
+        probability: of their sum, as the model has it.
         num_components: pieces of ink that there are, if they were counted.
 
     Example:

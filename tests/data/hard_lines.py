@@ -2,6 +2,7 @@
 
     python tests/data/hard_lines.py CHECKPOINT [COUNT]      how many of them a trained model reads right
     python tests/data/hard_lines.py --save FOLDER [COUNT]   write them as PNG files named by their digits
+    python tests/data/hard_lines.py --save FOLDER COUNT val others, of validation digits, to choose settings with
 
 MNIST is found through the environment variable DIGITSUM_MNIST.
 """
@@ -24,9 +25,9 @@ from digitsum.models.module import SumModule
 _FINE = 4  # strokes are drawn this many times larger than they are seen
 
 
-def mnist_test_digits(root: str) -> GlyphPool:
-    """MNIST's test digits."""
-    return load_glyph_pools("mnist", mnist_root=root)["test"]
+def mnist_digits(root: str, split: str = "test") -> GlyphPool:
+    """MNIST's test digits, or those of its training digits that are kept for `val`."""
+    return load_glyph_pools("mnist", mnist_root=root)[split]
 
 
 def hard_line(pool: GlyphPool, seed: int, number: int) -> tuple[np.ndarray, str]:
@@ -113,8 +114,9 @@ def main() -> None:
     """Read the pictures with a checkpoint, or write them to a folder."""
     save = sys.argv[1] == "--save"
     place, *rest = sys.argv[2:] if save else sys.argv[1:]
-    pool = mnist_test_digits(os.environ["DIGITSUM_MNIST"])
-    pictures = [hard_line(pool, 0, number) for number in range(int(rest[0]) if rest else 500)]
+    count, split = int(rest[0]) if rest else 500, rest[1] if len(rest) > 1 else "test"
+    pool = mnist_digits(os.environ["DIGITSUM_MNIST"], split)
+    pictures = [hard_line(pool, 0 if split == "test" else 1, number) for number in range(count)]
     if save:
         Path(place).mkdir(parents=True, exist_ok=True)
         for number, (pixels, digits) in enumerate(pictures):

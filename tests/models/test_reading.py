@@ -16,8 +16,9 @@ import digitsum
 from digitsum.data.canvases import Layout, compose
 from digitsum.data.glyphs import load_glyph_pools
 from digitsum.errors import InputError
+from digitsum.models.base import Prediction
 from digitsum.models.module import SumModule
-from digitsum.models.reading import Reading
+from digitsum.models.reading import Reading, distributions_of
 
 SIZE = (40, 168)
 
@@ -145,6 +146,19 @@ def test_pictures_are_read_as_the_command_reads_them(table, finished_reader, pic
         assert [str(reading.sum), reading.digits] == [row["rounded"], row["digits"]]
         assert [str(reading.low), str(reading.high)] == [row["low"], row["high"]]
         assert reading.probability == pytest.approx(float(row["probability"]), abs=1e-4)
+
+
+def test_of_a_prepared_picture_the_model_is_less_sure():
+    probs = torch.tensor([[0.9, 0.06, 0.04]] * 2 + [[0.3, 0.4, 0.3], [0.0, 1.0, 0.0]])
+    prediction = Prediction(probs.argmax(1).float(), probs)
+    assert distributions_of({}, prediction).equal(probs)  # of images
+    found = distributions_of({"num_components": [None, 4, 4, 4]}, prediction)
+    assert found[0].equal(probs[0])  # a picture that is like a canvas
+    odds = 9 ** (2 / 3)
+    assert found[1, 0].item() == pytest.approx(odds / (1 + odds))
+    assert found.sum(1).tolist() == pytest.approx([1] * 4)
+    assert (found[1, 1] / found[1, 2]).item() == pytest.approx(1.5)
+    assert found[2:].equal(probs[2:])
 
 
 def without_file(readings):
