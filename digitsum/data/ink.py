@@ -161,7 +161,8 @@ def _shrunk(grey: np.ndarray, longest: int) -> np.ndarray:
 
 def _resized(pixels: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """Pixels `(h, w)` float32 between which others are interpolated, `shape` `(H, W)`."""
-    return np.asarray(Image.fromarray(pixels).resize(shape[::-1], Image.Resampling.BILINEAR))
+    height, width = shape
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def _median(grey: np.ndarray, share: float) -> np.ndarray:

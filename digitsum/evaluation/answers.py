@@ -50,7 +50,7 @@ def answers_of(
     with torch.inference_mode():
         for batch in batches:
             prediction = module.predict(batch["images"])
-            probs = [None] * len(batch["lines"])
+            probs: Any = [None] * len(batch["lines"])
             if prediction.probs is not None:
                 probs = distributions_of(batch, prediction).numpy()
             readings = readings_of(batch, prediction, [picture])

@@ -89,6 +89,7 @@ def distributions_of(batch: Batch, prediction: Prediction) -> torch.Tensor:
         batch: see `readings_of`.
         prediction: of a network that predicts digits.
     """
+    assert prediction.probs is not None
     probs = prediction.probs.float().cpu()
     best = prediction.estimate.float().cpu()
     before = probability_of(probs, best)[:, None]
