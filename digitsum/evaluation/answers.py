@@ -135,7 +135,7 @@ def _png(pixels: np.ndarray) -> str:
 
 def _chart(probs: np.ndarray, best: int) -> str:
     """The distribution `(S,)` as bars, those of the sums around the best one that are worth showing."""
-    shown = np.flatnonzero(probs >= 0.002)
+    shown = np.flatnonzero(probs >= probs.max() / 80)  # what is a pixel high
     low, high = (int(shown[0]), int(shown[-1])) if len(shown) else (best, best)
     low, high = min(low, best), max(high, best)
     low = max(0, min(low - max(0, _MIN_BARS - 1 - high + low) // 2, len(probs) - _MIN_BARS), best - _MAX_BARS // 2)
