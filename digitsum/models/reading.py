@@ -32,7 +32,7 @@ class Reading:
 
     index: int  # which of the images or pictures, from 0
     sum: float | None  # a whole number where there is a distribution, whose most probable sum it is
-    probability: float | None = None  # of the sum
+    probability: float | None = None  # of the sum; see `distributions_of` for that of a picture
     low: int | None = None  # the ends of the central 90 % interval
     high: int | None = None
     digits: str | None = None  # from left to right
