@@ -177,11 +177,15 @@ class Search:
 
     def repeat(self, number: int) -> None:
         """Count a trial that was interrupted, and not finished, as failed for no reason of its own, and repeat it."""
-        trial = self.study.get_trials(deepcopy=False)[number]
-        if not trial.state.is_finished():
-            self.study.tell(number, state=TrialState.FAIL)
-            if trial.params:  # it may have been killed before it had any
-                self.study.enqueue_trial(trial.params, user_attrs={"repeats": number})
+        trials = self.study.get_trials(deepcopy=False)
+        if trials[number].state.is_finished():
+            return
+        # who is killed while it draws its settings has some of them, and all of those that it repeats
+        params = {**trials[number].system_attrs.get("fixed_params", {}), **trials[number].params}
+        # the repetition first: who is killed between the two leaves a trial that still runs, and is looked at again
+        if params and all(trial.user_attrs.get("repeats") != number for trial in trials):
+            self.study.enqueue_trial(params, user_attrs={"repeats": number})
+        self.study.tell(number, state=TrialState.FAIL)
 
     def _repeat_abandoned(self) -> None:
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):

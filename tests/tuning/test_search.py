@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import SPACE
+from optuna.trial import TrialState
 
 from digitsum.errors import InputError
 from digitsum.tuning.report import state_of
@@ -100,6 +101,27 @@ def test_the_trial_of_a_dead_process_is_failed_and_repeated_and_that_of_a_live_o
         assert states(opened) == ["interrupted", "running", "running"]
         assert again.user_attrs == {"repeats": 0}
         opened.tell(again, 1.0)
+
+
+def test_a_repetition_killed_while_it_drew_its_settings_is_repeated_with_all_of_them(search):
+    study = search().study
+    lost = study.ask(build_space(SPACE))
+    study.tell(lost, state=TrialState.FAIL)
+    study.enqueue_trial(lost.params, user_attrs={"repeats": lost.number})
+    study.ask()  # and draws none
+    with search().next_trial(9) as again:
+        assert again.params == lost.params
+        assert again.user_attrs == {"repeats": 1}
+
+
+def test_a_process_killed_between_a_repetition_and_the_failure_of_what_it_repeats_repeats_it_once(search):
+    study = search().study
+    dead = study.ask(build_space(SPACE))
+    study.enqueue_trial(dead.params, user_attrs={"repeats": dead.number})
+    opened = search()
+    with opened.next_trial(9) as again, opened.next_trial(9) as another:
+        assert again.params == dead.params != another.params
+        assert states(opened) == ["interrupted", "running", "running"]
 
 
 def test_a_trial_that_was_finished_when_the_signal_came_is_not_repeated(search):
@@ -213,8 +235,11 @@ def test_two_processes_killed_at_any_moment_finish_as_many_trials_as_asked_for_a
     found = [state_of(trial) for trial in trials]
     assert found.count("complete") == 200
     assert found.count("interrupted") == len(trials) - 200 > 10
-    lost = {trial.number: trial.params for trial in trials if state_of(trial) == "interrupted" and trial.params}
-    repeated = {trial.user_attrs["repeats"]: trial.params for trial in trials if "repeats" in trial.user_attrs}
-    assert repeated.keys() == lost.keys()
-    for number, params in lost.items():
-        assert repeated[number].items() >= params.items()
+    repeats = {trial.user_attrs["repeats"]: trial for trial in trials if "repeats" in trial.user_attrs}
+    lost = [trial for trial in trials if state_of(trial) == "interrupted"]
+    assert repeats.keys() == {trial.number for trial in lost if trial.params or "repeats" in trial.user_attrs}
+    for trial in lost:
+        last = trial
+        while last.number in repeats:  # a repetition may be killed, too, before it has all of its settings
+            last = repeats[last.number]
+        assert last.params.items() >= trial.params.items()
