@@ -55,10 +55,10 @@ class ConvPool(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map `(N, in_channels, H, W)` to `(N, out_channels, (H - k + 1) // 2, (W - k + 1) // 2)`, both float."""
-        exact = x.dtype == self.weight.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
-        if x.device.type == "cpu" and exact and not torch.compiler.is_compiling():
-            step = _BlankStep if x.shape[1] == 1 and not x.requires_grad else _Step
-            return step.apply(x, self.weight, self.bias)
+        if _is_plain_float(x, self.weight):
+            if x.shape[1] == 1 and not x.requires_grad:
+                return _BlankStep.apply(x, self.weight, self.bias)
+            return _Step.apply(x, self.weight, self.bias, (0, 0), True)
         # the larger of four values rectified is the largest of four rectified values, on a quarter of the memory
         return F.relu(F.max_pool2d(F.conv2d(x, self.weight, self.bias), 2), inplace=True)
 
@@ -79,35 +79,88 @@ class Dropout(nn.Dropout):
         return x * (noise >= int(threshold)).to(x.dtype).mul_(1 / (1 - self.p))
 
 
+def conv_pool(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """`max_pool2d(layer(x), 2)` of a convolution without stride, padded with zeros or not."""
+    if torch.is_grad_enabled() and _is_plain_float(x, layer.weight):
+        assert isinstance(layer.padding, tuple)
+        return _Step.apply(x, layer.weight, layer.bias, layer.padding, False)
+    return F.max_pool2d(layer(x), 2)
+
+
+def conv(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """`layer(x)` of a convolution without stride and bias, padded with zeros or not."""
+    if torch.is_grad_enabled() and _is_plain_float(x, layer.weight):
+        return _Conv.apply(x, layer.weight, layer.padding)
+    return layer(x)
+
+
+def _is_plain_float(x: torch.Tensor, weight: torch.Tensor) -> bool:
+    exact = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
+    return x.device.type == "cpu" and exact and not torch.compiler.is_compiling()
+
+
 class _Step(torch.autograd.Function):
-    """The forward pass is the library's; the backward pass visits what pooling and ReLU kept."""
+    """The forward pass is the library's; the backward pass visits what pooling, and ReLU if it follows, kept."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        padding: tuple[int, ...],
+        rectified: bool,
+    ) -> torch.Tensor:
+        x = F.pad(x, (padding[1], padding[1], padding[0], padding[0])).contiguous(memory_format=torch.channels_last)
         out, kept = F.max_pool2d(F.conv2d(x, weight, bias), 2, return_indices=True)
-        out.relu_()
-        ctx.save_for_backward(x, weight, out, kept)
+        if rectified:
+            out.relu_()
+        ctx.save_for_backward(x, weight, kept, out if rectified else None)
+        ctx.padding, ctx.has_bias = padding, bias is not None
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
-        x, weight, out, kept = ctx.saved_tensors
+        x, weight, kept, out = ctx.saved_tensors
+        if out is not None:
+            grad = torch.ops.aten.threshold_backward(grad, out, 0)
         channels, in_channels, rows, columns = weight.shape
-        parts = torch.get_num_threads()
         grad_x = torch.empty_like(x)
-        grad_weight = torch.empty((parts, channels, rows, columns * in_channels))
-        grad_bias = torch.empty((parts, channels))
+        grad_weight = torch.empty((torch.get_num_threads(), channels, rows, columns * in_channels))
         fast_loops.backward(
-            *map(_channels_last, (x, grad, out, kept)),
+            *map(_channels_last, (x, grad, kept)),
             _channels_last(weight).flatten(2),
             _channels_last(grad_x),
             grad_weight,
-            grad_bias,
         )
         grad_weight = grad_weight.sum(0).view(channels, rows, columns, in_channels).permute(0, 3, 1, 2)
-        return grad_x, grad_weight, grad_bias.sum(0)
+        (top, left), (height, width) = ctx.padding, x.shape[2:]
+        grad_x = grad_x[:, :, top : height - top, left : width - left]
+        return grad_x, grad_weight, grad.sum((0, 2, 3)) if ctx.has_bias else None, None, None
+
+
+class _Conv(torch.autograd.Function):
+    """The library's convolution; its weight's gradient is one product of matrices, which the library forms slower."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, padding: tuple[int, int]) -> torch.Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return F.conv2d(x, weight, padding=padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        channels, in_channels, rows, columns = weight.shape
+        grad_x = torch.nn.grad.conv2d_input(x.shape, weight, grad, padding=ctx.padding)
+        down, right = ctx.padding
+        padded = _channels_last(F.pad(x, (right, right, down, down)))
+        # a row for each place of the output: what its weights were multiplied with, as it lies in memory
+        patches = padded.unfold(1, rows, 1).unfold(2, columns, 1).permute(0, 1, 2, 4, 5, 3).flatten(0, 2).flatten(1)
+        product = patches.t() @ _channels_last(grad).flatten(0, 2)
+        return grad_x, product.t().reshape(channels, rows, columns, in_channels).permute(0, 3, 1, 2), None
 
 
 class _BlankStep(torch.autograd.Function):

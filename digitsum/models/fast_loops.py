@@ -13,8 +13,6 @@ import torch
 
 _log = logging.getLogger("digitsum")
 
-_STRIP = 8  # pooled places worked through for one channel at a time: what they touch stays in the nearest cache
-
 # Numba's OpenMP layer sets torch's number of threads to all cores and ends every process that is forked from this one;
 # its own layer does neither, but takes calls from one thread at a time.
 numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
@@ -60,40 +58,82 @@ def _compiled(loops: Callable[..., None]) -> Callable[..., None]:
 
 
 @_compiled
-def backward(x, grad, out, kept, weight, grad_x, grad_weight, grad_bias):  # type: ignore[no-untyped-def]
-    """Fill the gradients of the input, of the weight and of the bias, the last two for each thread by itself."""
+def backward(x, grad, kept, weight, grad_x, grad_weight):  # type: ignore[no-untyped-def]
+    """Fill the gradients of the input and of the weight, the latter for each thread by itself.
+
+    Four products are added at a time: what they are added to is loaded and stored once.
+    """
     num, height, width, channels = grad.shape
     x_width, in_channels = x.shape[2], x.shape[3]
-    rows, row = weight.shape[1], weight.shape[2]
-    conv_width = x_width - row // in_channels + 1
-    parts = len(grad_bias)
+    rows, row = weight.shape[1], np.uint64(weight.shape[2])  # unsigned: no index counts from the end
+    conv_width = x_width - weight.shape[2] // in_channels + 1
+    next_row = np.uint64(x_width * in_channels)
+    steps = np.array([0, in_channels, x_width * in_channels, (x_width + 1) * in_channels])  # to the places of a pool
+    parts = len(grad_weight)
     for part in numba.prange(parts):
         grad_weight[part] = 0
-        grad_bias[part] = 0
+        # of each channel in a row of pools: what is not zero, and where what it was multiplied with begins
+        values = np.empty((channels, width + 4), np.float32)
+        begins = np.empty((channels, width + 4), np.uint64)
+        num_values = np.empty(channels, np.int64)
+        # the channels that kept each of a pool's four places
+        pool_values = np.empty((4, channels + 4), np.float32)
+        pool_channels = np.empty((4, channels + 4), np.int64)
+        pool_num = np.empty(4, np.int64)
         for image in range(num * part // parts, num * (part + 1) // parts):
             pixels, grad_pixels = x[image].reshape(-1), grad_x[image].reshape(-1)
             grad_pixels[:] = 0
             for top in range(height):
-                for strip in range(0, width, _STRIP):
+                num_values[:] = 0
+                for left in range(width):
+                    corner = (2 * top * x_width + 2 * left) * in_channels
+                    pool_num[:] = 0
                     for channel in range(channels):
-                        for left in range(strip, min(strip + _STRIP, width)):
-                            value = grad[image, top, left, channel]
-                            if out[image, top, left, channel] <= 0 or value == 0:
-                                continue
-                            grad_bias[part, channel] += value
-                            # `kept` counts the convolution's outputs row by row; a division would be slow
-                            right = kept[image, top, left, channel] - (2 * top * conv_width + 2 * left)
-                            below = 1 if right >= conv_width else 0
-                            right -= below * conv_width
-                            begin = ((2 * top + below) * x_width + 2 * left + right) * in_channels
+                        value = grad[image, top, left, channel]
+                        # `kept` counts the convolution's outputs row by row; a division would be slow
+                        place = kept[image, top, left, channel] - (2 * top * conv_width + 2 * left)
+                        place -= conv_width - 2 if place >= conv_width else 0
+                        # written in any case and counted where it is not zero: a branch would be guessed wrong
+                        n, m = num_values[channel], pool_num[place]
+                        values[channel, n] = pool_values[place, m] = value
+                        begins[channel, n] = corner + steps[place]
+                        pool_channels[place, m] = channel
+                        num_values[channel] = n + (value != 0)
+                        pool_num[place] = m + (value != 0)
+                    for place in range(4):
+                        n, v, c = pool_num[place], pool_values[place], pool_channels[place]
+                        v[n : n + 4] = 0
+                        c[n : n + 4] = 0
+                        for m in range(0, n, 4):
+                            v0, v1, v2, v3 = v[m], v[m + 1], v[m + 2], v[m + 3]
+                            begin = np.uint64(corner + steps[place])
                             for k in range(rows):
-                                w, gw = weight[channel, k], grad_weight[part, channel, k]
-                                p, gp = pixels[begin : begin + row], grad_pixels[begin : begin + row]
+                                w0, w1, w2, w3 = (
+                                    weight[c[m], k], weight[c[m + 1], k], weight[c[m + 2], k], weight[c[m + 3], k]
+                                )  # fmt: skip
                                 for i in range(row):
-                                    gw[i] += value * p[i]
-                                for i in range(row):
-                                    gp[i] += value * w[i]
-                                begin += x_width * in_channels
+                                    grad_pixels[begin + i] += v0 * w0[i] + v1 * w1[i] + v2 * w2[i] + v3 * w3[i]
+                                begin += next_row
+                for channel in range(channels):
+                    n, v, b = num_values[channel], values[channel], begins[channel]
+                    v[n : n + 4] = 0
+                    b[n : n + 4] = 0
+                    for m in range(0, n, 4):
+                        v0, v1, v2, v3 = v[m], v[m + 1], v[m + 2], v[m + 3]
+                        b0, b1, b2, b3 = b[m], b[m + 1], b[m + 2], b[m + 3]
+                        for k in range(rows):
+                            gw = grad_weight[part, channel, k]
+                            for i in range(row):
+                                gw[i] += (
+                                    v0 * pixels[b0 + i]
+                                    + v1 * pixels[b1 + i]
+                                    + v2 * pixels[b2 + i]
+                                    + v3 * pixels[b3 + i]
+                                )
+                            b0 += next_row
+                            b1 += next_row
+                            b2 += next_row
+                            b3 += next_row
 
 
 @_compiled

@@ -11,6 +11,7 @@ from torch import nn
 from digitsum.data.canvases import number_range
 from digitsum.data.pixels import as_float
 from digitsum.errors import InputError, check
+from digitsum.models import fast_layers
 from digitsum.models.base import DigitSequence, Network, NetworkSettings, Prediction
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
 from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood
@@ -36,6 +37,7 @@ class ReaderSettings(NetworkSettings):
     # subtracted in training from the log-probability of a reading for each of its digits, in nats: where their number
     # is unknown, a 5 is else as well read as a 4 and a 1
     length_penalty: float = 0.0
+    fast: bool = True  # train on a CPU with faster forms of the layers (see `digitsum.models.fast_layers`)
 
     def __post_init__(self) -> None:
         counts_of(self.num_digits)
@@ -172,11 +174,14 @@ class Reader(Network):
 
     def _log_probs(self, x: torch.Tensor) -> torch.Tensor:
         """Images `(N, 1, H, W)` to `(N, T, 11)`."""
+        conv, conv_pool = nn.Conv2d.__call__, _conv_pool
+        if self.settings.fast:
+            conv, conv_pool = fast_layers.conv, fast_layers.conv_pool
         x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
         x = F.relu(self.norm1(self.conv1(x)), inplace=True)
-        x = F.relu(self.norm2(F.max_pool2d(self.conv2(x), 2)), inplace=True)
-        x = F.relu(self.norm3(F.max_pool2d(self.conv3(x), 2)), inplace=True)
-        x = F.relu(self.norm4(self.conv4(x)), inplace=True).amax(2)
+        x = F.relu(self.norm2(conv_pool(self.conv2, x)), inplace=True)
+        x = F.relu(self.norm3(conv_pool(self.conv3, x)), inplace=True)
+        x = F.relu(self.norm4(conv(self.conv4, x)), inplace=True).amax(2)
         return self.symbols(self.dropout(x).transpose(1, 2)).float().log_softmax(2)
 
     def _sum_probs(self, output: torch.Tensor) -> torch.Tensor:
@@ -216,3 +221,7 @@ def begins_digit(classes: torch.Tensor) -> torch.Tensor:
     """Which of the frames `(N, T)` begin a digit: not blank, and not the class of the frame before once more."""
     repeated = F.pad(classes[:, 1:] == classes[:, :-1], (1, 0))
     return ~repeated & (classes != BLANK)
+
+
+def _conv_pool(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    return F.max_pool2d(conv(x), 2)

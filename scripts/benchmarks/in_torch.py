@@ -114,15 +114,16 @@ class Rows:
         canvases = functools.partial(compose, Layout(), pool, seed=0, stream=0, count=1_000)
         return {"value": 1_000 / mean(seconds_of(lambda: canvases(start=next(starts)), self.seconds))}
 
-    def reader_float32(self, dtype: torch.dtype = torch.float32, *, cut: bool = True) -> Found:
+    def reader_float32(self, dtype: torch.dtype = torch.float32, **options: Any) -> Found:
         """A training step of the reader as experiment=reader has it, and the share of it that its loss takes."""
         augment = Augmentation(scale=0.1, shear=0.2, shift=2, elastic=1.2)
-        step = self._step("reader", augment, dtype=dtype, cut=cut)
+        step = self._step("reader", augment, dtype=dtype, **{"cut": True, **options})
         whole, loss = mean(seconds_of(step, 10 * self.seconds)), median(seconds_of(step(), self.seconds))
         return {"value": 64 / whole, "loss_share": loss / whole}
 
     reader_bfloat16 = functools.partialmethod(reader_float32, torch.bfloat16)
     reader_uncut = functools.partialmethod(reader_float32, cut=False)
+    reader_plain = functools.partialmethod(reader_float32, cut=False, fast=False)
 
     def formats_torch(self, format: str | None = None) -> Found:
         """What a reader answers in batches of 64, and one image at a time: itself, or exported to a format."""
@@ -157,19 +158,27 @@ class Rows:
         return SumDataset(found.images, found.sums, found.index[:most])
 
     def _step(
-        self, network: str, augment: Any = None, *, dtype: torch.dtype = torch.float32, cut: bool = False
+        self,
+        network: str,
+        augment: Any = None,
+        *,
+        dtype: torch.dtype = torch.float32,
+        cut: bool = False,
+        fast: bool = True,
     ) -> Callable[[], Any]:
         """A training step of 64 images, others each time, cut behind their ink or whole.
 
         It returns what does the step's loss alone again, forward and backward.
         """
         from digitsum.models.module import SumModule
+        from digitsum.models.registry import network_settings
 
         train = self._split("train")
         batches = Batches(train, 64, shuffle_seed=0, widths=ink_widths(train) if cut else None)
         endless = itertools.chain.from_iterable(itertools.repeat(batches))
         torch.manual_seed(0)
-        module = SumModule(network, train.images.image_size).to(self.device)
+        settings = network_settings(network, {"fast": fast})
+        module = SumModule(network, train.images.image_size, settings).to(self.device)
         optimizer: Any = module.configure_optimizers()
 
         def step() -> Callable[[], None]:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from digitsum.models import fast_loops
+from digitsum.models import fast_layers, fast_loops
 from digitsum.models.fast_layers import ConvPool, Dropout, accelerated
 
 
@@ -69,6 +69,35 @@ def test_outputs_and_gradients_are_those_of_the_plain_layers(
             assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize(("in_channels", "out_channels", "size", "height", "width"), SHAPES)
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize(("fast", "pool"), [(fast_layers.conv, 1), (fast_layers.conv_pool, 2)])
+def test_functions_of_convolutions_have_the_outputs_and_gradients_of_the_plain_ones(
+    fast, pool, padding, in_channels, out_channels, size, height, width, num_threads
+):
+    torch.manual_seed(0)
+    layer = nn.Conv2d(in_channels, out_channels, size, padding=padding, bias=pool == 2)
+    layer.to(memory_format=torch.channels_last)
+    x = canvases(3, in_channels, height, width).to(memory_format=torch.channels_last)
+    plain = nn.Sequential(layer, nn.MaxPool2d(pool))
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        results = []
+        for forward in (lambda images: fast(layer, images), plain):
+            images = x.clone(memory_format=torch.preserve_format).requires_grad_()
+            out = forward(images)
+            layer.zero_grad()
+            out.backward(torch.randn(out.shape, generator=torch.Generator().manual_seed(1)))
+            results.append([out.detach(), images.grad, *(parameter.grad for parameter in layer.parameters())])
+    finally:
+        torch.set_num_threads(before)
+    for ours, theirs in zip(*results, strict=True):
+        assert theirs.abs().sum() > 0
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
 def test_images_that_want_a_gradient_get_theirs():
     (plain, layer), x = layers_of(1, 4, 3), canvases(2, 1, 10, 12)
     ours, theirs = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -108,6 +137,24 @@ def test_no_images_give_no_results_and_no_gradients(in_channels):
     assert out.shape == (0, 4, 5, 7)
     out.sum().backward()
     assert layer.weight.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("fast", [fast_layers.conv, fast_layers.conv_pool])
+def test_no_images_give_convolutions_no_results_and_no_gradients(fast):
+    layer = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+    images = torch.zeros((0, 3, 12, 16)).requires_grad_()
+    fast(layer, images).sum().backward()
+    assert images.grad.shape == images.shape
+    assert layer.weight.grad.abs().max() == 0
+
+
+@pytest.mark.parametrize("fast", [fast_layers.conv, fast_layers.conv_pool])
+def test_convolutions_take_the_librarys_in_double_and_half_precision(fast):
+    layer, images = nn.Conv2d(3, 4, 3, padding=1, bias=False), canvases(2, 3, 12, 16)
+    expected = fast(layer, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert fast(layer, images).dtype == torch.bfloat16
+    assert torch.allclose(fast(layer.double(), images.double()).float(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("in_channels", [1, 3])

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from digitsum.errors import InputError
+from digitsum.models import fast_loops
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
 from digitsum.models.reader import STRIDE, Reader, ReaderSettings, counts_of
 from digitsum.models.registry import NETWORKS, network_settings
@@ -388,6 +389,28 @@ def saying_ink(x):
 
 
 # --- learning
+
+
+def test_faster_layers_have_the_losses_and_gradients_of_the_plain_ones(images):
+    fast, plain = make_reader(fast=True), make_reader(fast=False)
+    sums = torch.tensor([3, 9, 12, 20, 31])
+    losses = [net.loss(net(images), sums) for net in (fast, plain)]
+    assert torch.allclose(*losses, rtol=1e-5)
+    gradients = [
+        torch.autograd.grad(loss, list(net.parameters())) for loss, net in zip(losses, (fast, plain), strict=True)
+    ]
+    for ours, theirs in zip(*gradients, strict=True):
+        assert theirs.abs().max() > 0
+        assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
+
+
+def test_plain_layers_take_no_compiled_loops(images, monkeypatch):
+    monkeypatch.setattr(fast_loops, "backward", None)
+    reader = make_reader(fast=False)
+    reader.loss(reader(images), torch.full((5,), 9)).backward()
+    reader = make_reader(fast=True)
+    with pytest.raises(TypeError, match="not callable"):
+        reader.loss(reader(images), torch.full((5,), 9)).backward()
 
 
 def test_a_few_dozen_steps_teach_digits_from_their_sums_alone():
