@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.autograd.function import once_differentiable
+from torch.nn.grad import conv2d_input
 
 from digitsum.models import fast_loops
 
@@ -154,7 +155,7 @@ class _Conv(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         x, weight = ctx.saved_tensors
         channels, in_channels, rows, columns = weight.shape
-        grad_x = torch.nn.grad.conv2d_input(x.shape, weight, grad, padding=ctx.padding)
+        grad_x = conv2d_input(x.shape, weight, grad, padding=ctx.padding)
         down, right = ctx.padding
         padded = _channels_last(F.pad(x, (right, right, down, down)))
         # a row for each place of the output: what its weights were multiplied with, as it lies in memory
