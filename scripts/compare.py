@@ -4,6 +4,7 @@
     python scripts/compare.py outputs/sweeps/<time>          a sweep, a run, or all runs below a folder; or several
     python scripts/compare.py --sort exact --each            by the share of exact answers, and seeds one by one
     python scripts/compare.py --test                         evaluate the best run on the test set
+    python scripts/compare.py --along data.num_train --lines warm_start      a learning curve, and one for each value
 
 The table has a column for each setting that differs, named as on the command line, and what came of it: metrics of
 the best checkpoint on the validation set, its mean absolute error on the training set (how far it overfits), metrics
@@ -12,7 +13,7 @@ training. Runs that differ only in the seed share a line: mean ± sample standar
 set says which is best. Unfinished and damaged runs are named and left out.
 
 Writes comparison.md (the table), comparison.csv (every run, full numbers), curves.png, settings.png where settings
-differ, and parallel.png where more than two do, into outputs/comparisons/<time>/.
+differ, parallel.png where more than two do, and for --along along.png, into outputs/comparisons/<time>/.
 """
 
 import argparse
@@ -35,6 +36,10 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--sort", choices=SCORES, default="mae", help="what the best run is best in (default mae)")
     made.add_argument("--each", action="store_true", help="a line for each run, seeds are not folded")
     made.add_argument("--test", action="store_true", help="evaluate the best run on the test set")
+    made.add_argument(
+        "--along", metavar="SETTING", help="draw the score along a setting: of the test set if all have it"
+    )
+    made.add_argument("--lines", metavar="SETTING", help="with a line for each value of a second one")
     made.add_argument("--out", help="the folder to write into (default outputs/comparisons/<time>)")
     made.add_argument("--outputs-dir", default=f"{PROJECT}/outputs", help="where sweeps are and results go")
     return made
@@ -56,7 +61,7 @@ from digitsum.figures import write_figure
 from digitsum.files import write_text
 from digitsum.runs import comparison
 from digitsum.runs.comparison import METRICS, Row, Run, printable
-from digitsum.runs.comparison_figures import curves_figure, parallel_figure, settings_figure
+from digitsum.runs.comparison_figures import along_figure, curves_figure, parallel_figure, settings_figure
 from digitsum.runs.comparison_table import aligned_text, escaped, markdown_text, number_cell, table, write_runs
 from digitsum.runs.locate import BEST_CHECKPOINT, find_runs, newest_sweep
 
@@ -68,12 +73,11 @@ def main(words: Sequence[str] | None = None) -> None:
     folders = [Path(folder) for folder in arguments.folders] or [newest_sweep(outputs)]
     runs, reasons = comparison.read_runs(find_runs(folders))
     left_out = [f"left out: {reason}" for reason in reasons]
-    for line in left_out:
-        print(line)
+    print(*left_out, sep="\n", end="\n" if left_out else "")
     if not runs:
         raise InputError(f"found no finished run in {', '.join(map(str, folders))}; train one with scripts/train.py")
-    second = datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
-    folder = Path(arguments.out or outputs / "comparisons" / second).absolute()
+    along = settings_of(runs, [name for name in (arguments.along, arguments.lines) if name]) if arguments.along else {}
+    folder = Path(arguments.out or outputs / "comparisons" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}").absolute()
     writable(folder, "choose another folder with --out FOLDER")
     rows = comparison.compare(runs, sort=arguments.sort, each=arguments.each)
     lines = table(rows)
@@ -96,7 +100,20 @@ def main(words: Sequence[str] | None = None) -> None:
     write_text(folder / "comparison.md", "\n\n".join([markdown_text(lines), *map(escaped, notes + left_out)]) + "\n")
     write_runs(rows, folder / "comparison.csv")
     draw(folder, rows, arguments.sort)
+    if along:
+        tests = [run.test for run in runs if run.test]
+        split, found = ("Test", tests) if len(tests) == len(runs) else ("Validation", [run.val for run in runs])
+        scores = np.array([one[arguments.sort] for one in found])
+        title = f"{split} set, best checkpoint, {len(runs)} runs"
+        write_figure(folder / "along.png", along_figure(along, scores, SCORES[arguments.sort], title))
     print(f"written to {folder}: {', '.join(sorted(path.name for path in folder.iterdir() if path.name[0] != '.'))}")
+
+
+def settings_of(runs: Sequence[Run], names: Sequence[str]) -> dict[str, list[str]]:
+    """The runs' values of some settings, by name; an InputError where no run has one."""
+    if wrong := [name for name in names if not any(name in run.settings for run in runs)]:
+        raise InputError(f"expected a setting of these runs, like data.num_train, got {wrong[0]}")
+    return {name: [run.settings.get(name, comparison.ABSENT) for run in runs] for name in names}
 
 
 def evaluate(run: Run, folder: Path, outputs: Path) -> dict[str, float]:
@@ -118,7 +135,7 @@ def draw(folder: Path, rows: Sequence[Row], sort: str) -> None:
     names = [name for name in rows[0].settings if name != "seed"]
     title = "Validation set, best checkpoint"
     if names:
-        each = {name: [run.settings.get(name, comparison.ABSENT) for run in runs] for name in names}
+        each = settings_of(runs, names)
         scores = np.array([run.val[sort] for run in runs])
         write_figure(folder / "settings.png", settings_figure(each, scores, SCORES[sort], f"{title}, {len(runs)} runs"))
     if len(names) > 2:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib import colormaps, style
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator
 
@@ -81,10 +82,7 @@ def settings_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, s
             label = "mean of the runs with this value"
             axes.plot(positions, means, color=BLUE, marker="D", markersize=6, linestyle=line, label=label)
         axes.axvline(scale.positions[0], color=ORANGE, linewidth=6, alpha=0.3, zorder=0, label="value of the best")
-        crowded = max(map(len, scale.labels)) * len(scale.labels) > 34
-        turned: dict[str, Any] = {"rotation": 35, "ha": "right"} if crowded else {}
-        axes.set_xticks(scale.ticks, [_plain(label) for label in scale.labels], **turned)
-        axes.minorticks_off()
+        _set_ticks(axes, scale, room=34)
         axes.margins(x=0.15 if scale.categories else 0.08)
         axes.set_xlabel(_plain(name, 60))
         if number % columns == 0:
@@ -95,6 +93,36 @@ def settings_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, s
     for axes in grid.flat:
         drawn |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(drawn.values(), drawn.keys(), loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+@style.context(OWN_STYLE)
+def along_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, score_name: str, title: str) -> Figure:
+    """The score `(N,)` along one setting, of which there may be a line for each value of a second one.
+
+    Runs are points, and means over equal ones are joined. `settings` hold the two by name, in this order.
+    """
+    (name, values), *others = settings.items()
+    lines = others[0][1] if others else [""] * len(scores)
+    scale = scale_of(values)
+    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    axes = figure.subplots()
+    if scale.log:
+        axes.set_xscale("log")
+    for rank, line in enumerate(sorted(set(lines))):
+        of_line = np.array([one == line for one in lines])
+        positions = np.unique(scale.positions[of_line])
+        means = [scores[of_line & (scale.positions == position)].mean() for position in positions]
+        colour, marker = _COLOURS[rank % len(_COLOURS)], "osD^v<>P"[rank % 8]
+        axes.scatter(scale.positions[of_line], scores[of_line], s=14, color=colour, alpha=0.5, lw=0, marker=marker)
+        label = f"{_plain(others[0][0], 60)}={_plain(line)}" if others else None
+        axes.plot(positions, means, color=colour, marker=marker, markersize=6, linewidth=1.8, label=label)
+    _set_ticks(axes, scale, room=70)
+    if falls_far(scores):
+        axes.set_yscale("log")
+    axes.set(xlabel=_plain(name, 60), ylabel=score_name, title=title)
+    if others:
+        axes.legend(fontsize=9)
     return figure
 
 
@@ -128,6 +156,14 @@ def parallel_figure(settings: Mapping[str, Sequence[str]], scores: np.ndarray, s
     axes.spines[:].set_visible(False)
     figure.legend(loc="outside lower center", fontsize=9)
     return figure
+
+
+def _set_ticks(axes: Axes, scale: "Scale", room: int) -> None:
+    """The scale's ticks, turned where they need more than `room` letters."""
+    crowded = max(map(len, scale.labels)) * len(scale.labels) > room
+    turned: dict[str, Any] = {"rotation": 35, "ha": "right"} if crowded else {}
+    axes.set_xticks(scale.ticks, [_plain(label) for label in scale.labels], **turned)
+    axes.minorticks_off()
 
 
 def _titled(title: str, count: int) -> str:

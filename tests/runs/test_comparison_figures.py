@@ -9,7 +9,7 @@ from matplotlib.colors import to_hex
 
 from digitsum.figures import BLUE, GREY, ORANGE
 from digitsum.runs.comparison import compare, labels, read_run
-from digitsum.runs.comparison_figures import curves_figure, parallel_figure, scale_of, settings_figure
+from digitsum.runs.comparison_figures import along_figure, curves_figure, parallel_figure, scale_of, settings_figure
 
 
 def test_strange_values_of_settings_are_shown_as_text_and_drawn(tmp_path):
@@ -25,6 +25,7 @@ def test_strange_values_of_settings_are_shown_as_text_and_drawn(tmp_path):
     groups = [(label, [np.array(one.curve) for one in row.runs]) for label, row in zip(labels(rows), rows, strict=True)]
     for figure in (
         settings_figure(values, scores, "error", "title"),
+        along_figure(dict(list(values.items())[:2]), scores, "error", "title"),
         parallel_figure(values, scores, "error", "title"),
         curves_figure(groups, "title"),
     ):
@@ -113,6 +114,18 @@ def test_of_very_many_settings_the_first_twelve_are_drawn_and_it_says_so():
     assert "the first 12 of 20 settings" in figure.get_suptitle()
     axes = parallel_figure(settings, np.array([1.0, 2.0]), "error", "title").axes[0]
     assert len(axes.get_xticks()) == 13
+
+
+def test_a_score_along_a_setting_has_points_for_runs_and_a_line_of_means_for_each_value_of_the_other():
+    settings = {"data.num_train": ["300", "3000", "300", "300"], "warm_start": ["none", "none", "auto", "none"]}
+    (axes,) = along_figure(settings, np.array([1.0, 2.0, 5.0, 3.0]), "error", "title").axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+    assert lines == {"warm_start=auto": [[300, 5]], "warm_start=none": [[300, 2], [3000, 2]]}
+    assert sorted(len(points.get_offsets()) for points in axes.collections) == [1, 3]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("data.num_train", "error")
+    (axes,) = along_figure({"model.lr": ["1", "2"]}, np.array([1.0, 2.0]), "error", "title").axes
+    assert len(axes.lines) == 1
+    assert axes.get_legend() is None
 
 
 def test_parallel_lines_pass_their_values_and_the_best_one_stands_out():

@@ -13,11 +13,12 @@ import compare
 import predict
 import pytest
 import yaml
-from conftest import ROOT, fake_run
+from conftest import ROOT, fake_run, metrics_row
 from matplotlib.image import imread
 
 from digitsum.errors import InputError
 from digitsum.files import read_json
+from digitsum.runs.comparison_figures import along_figure
 
 
 @pytest.fixture
@@ -163,6 +164,36 @@ def test_figures_are_drawn_for_what_differs(tmp_path, comparing):
     assert figures(0) == {"curves.png"}
     assert figures(2) == {"curves.png", "settings.png"}
     assert figures(3) == {"curves.png", "settings.png", "parallel.png"}
+
+
+def test_a_score_is_drawn_along_a_setting_with_a_line_for_each_value_of_another(tmp_path, comparing, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(compare, "along_figure", lambda *arguments: drawn.append(arguments) or along_figure(*arguments))
+    for number, (size, start) in enumerate(((300, "auto"), (300, "none"), (3000, "auto"), (3000, "none"))):
+        fake_run(tmp_path / "runs" / str(number), 4.0 - number, data__num_train=size, warm_start=start)
+    found = comparing(tmp_path / "runs", "--along", "data.num_train", "--lines", "warm_start")
+    assert imread(found.out / "along.png").std() > 0.05
+    ((settings, scores, _, title),) = drawn
+    assert settings == {
+        "data.num_train": ["300", "300", "3000", "3000"],
+        "warm_start": ["auto", "none", "auto", "none"],
+    }
+    assert scores.tolist() == [4.0, 3.0, 2.0, 1.0]
+    assert title.startswith("Validation set")
+    for number in range(4):
+        path = tmp_path / "runs" / str(number) / "metrics.json"
+        metrics = json.loads(path.read_text())
+        path.write_text(json.dumps({**metrics, "test": {"model": metrics_row(10.0 + number)}}))
+    comparing(tmp_path / "runs", "--along", "data.num_train")
+    assert drawn[1][1].tolist() == [10.0, 11.0, 12.0, 13.0]
+    assert drawn[1][3].startswith("Test set")
+
+
+@pytest.mark.parametrize("words", [["--along", "data.nun_train"], ["--along", "model.lr", "--lines", "warmstart"]])
+def test_a_setting_that_no_run_has_is_one_line(tmp_path, comparing, words):
+    fake_run(tmp_path / "runs" / "a")
+    with pytest.raises(InputError, match=f"^expected a setting of these runs, like data.num_train, got {words[-1]}$"):
+        comparing(tmp_path / "runs", *words)
 
 
 def test_the_best_run_is_evaluated_as_predict_does_it(tmp_path, finished_run, datasets_dir, comparing, command):
