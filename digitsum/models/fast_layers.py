@@ -1,8 +1,10 @@
-"""Faster forms of layers, for training on a CPU: convolution, ReLU and max pooling as one; dropout by random bytes.
+"""Faster forms of layers, for training on a CPU: convolutions with their pooling as one, dropout by random bytes.
 
-Of four outputs of the convolution max pooling keeps one, and ReLU lets about a fifth of these through: some nineteen in
-twenty gradients of a convolution are zero. A library multiplies them all the same; our loops visit the others. They
-compute what the plain layers compute, summed in another order.
+Of four outputs of a convolution max pooling keeps one, and ReLU, where no batch norm parts them, lets about a fifth of
+these through: three in four, or some nineteen in twenty, gradients of a convolution are zero. A library multiplies them
+all the same; our loops visit the others. They compute what the plain layers compute, summed in another order.
+
+`accelerated` replaces the layers of a sequence; `conv_pool` and `conv` are for a network that calls its convolutions.
 """
 
 from collections.abc import Sequence
