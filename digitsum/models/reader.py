@@ -223,5 +223,5 @@ def begins_digit(classes: torch.Tensor) -> torch.Tensor:
     return ~repeated & (classes != BLANK)
 
 
-def _conv_pool(conv: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
-    return F.max_pool2d(conv(x), 2)
+def _conv_pool(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    return F.max_pool2d(layer(x), 2)
