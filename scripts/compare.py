@@ -56,7 +56,7 @@ from pathlib import Path
 import numpy as np
 
 from digitsum.cli.output_dirs import writable
-from digitsum.errors import InputError
+from digitsum.errors import InputError, check
 from digitsum.figures import write_figure
 from digitsum.files import write_text
 from digitsum.runs import comparison
@@ -70,12 +70,13 @@ def main(words: Sequence[str] | None = None) -> None:
     """Compare the runs that the command line names."""
     arguments = parser().parse_args(words)
     outputs = Path(arguments.outputs_dir).absolute()
-    folders = [Path(folder) for folder in arguments.folders] or [newest_sweep(outputs)]
+    folders = list(map(Path, arguments.folders)) or [newest_sweep(outputs)]
     runs, reasons = comparison.read_runs(find_runs(folders))
     left_out = [f"left out: {reason}" for reason in reasons]
     print(*left_out, sep="\n", end="\n" if left_out else "")
     if not runs:
         raise InputError(f"found no finished run in {', '.join(map(str, folders))}; train one with scripts/train.py")
+    check("--lines", arguments.lines, not arguments.lines or arguments.along, "--along SETTING beside it")
     along = settings_of(runs, [name for name in (arguments.along, arguments.lines) if name]) if arguments.along else {}
     folder = Path(arguments.out or outputs / "comparisons" / f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}").absolute()
     writable(folder, "choose another folder with --out FOLDER")
@@ -86,7 +87,6 @@ def main(words: Sequence[str] | None = None) -> None:
     score = f"{extreme} val/{arguments.sort} (best checkpoint, validation set)"
     notes = [f"{len(runs)} runs; the best has the {score}: {printable(str(best.folder))}"]
     print(f"{aligned_text(lines)}\n\n{notes[0]}", flush=True)
-
     if arguments.test:
         when = "evaluated when the run ended"
         if best.test is None:

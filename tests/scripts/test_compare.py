@@ -196,6 +196,12 @@ def test_a_setting_that_no_run_has_is_one_line(tmp_path, comparing, words):
         comparing(tmp_path / "runs", *words)
 
 
+def test_lines_along_nothing_are_one_line(tmp_path, comparing):
+    fake_run(tmp_path / "runs" / "a")
+    with pytest.raises(InputError, match=r"^--lines: expected --along SETTING beside it, got '?model\.lr'?$"):
+        comparing(tmp_path / "runs", "--lines", "model.lr")
+
+
 def test_the_best_run_is_evaluated_as_predict_does_it(tmp_path, finished_run, datasets_dir, comparing, command):
     recorded = read_json(finished_run / "metrics.json")
     folder = tmp_path / "sweep, it's a=[b]" / "00"
