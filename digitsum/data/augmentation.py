@@ -1,6 +1,6 @@
 """Augmentation: each training image distorted a little differently each time that it is seen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +11,8 @@ from digitsum.errors import check
 _NODE_SPACING = 4  # pixels between the nodes from which the way of each pixel is interpolated: a quarter of the cost
 
 _RADIUS = 4  # pixels of a blur: two of the largest standard deviation
+
+_AMOUNTS = ("scale", "shear", "shift", "elastic", "stroke", "blur", "noise")
 
 
 @dataclass
@@ -25,17 +27,23 @@ class Augmentation:
     stroke: float = 0.0  # largest share of a pixel by which strokes grow on both sides; they shrink by half of that
     blur: float = 0.0  # largest standard deviation in pixels of a blur; the brightest pixel stays as bright
     noise: float = 0.0  # largest standard deviation of noise on the brightness in [0, 1]
+    final: float = 1.0  # share of all this that is left at the end of a training, over whose second half it shrinks
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             check(f"augmentation.{name}", value, 0 <= value <= 10_000, "0 to 10,000")
         check("augmentation.scale", self.scale, self.scale < 1, "a share below 1")
-        for name, most in (("stroke", 1), ("blur", 2), ("noise", 1)):
+        for name, most in (("stroke", 1), ("blur", 2), ("noise", 1), ("final", 1)):
             check(f"augmentation.{name}", getattr(self, name), getattr(self, name) <= most, f"0 to {most}")
         check("augmentation.elastic_spacing", self.elastic_spacing, self.elastic_spacing >= 1, "1 or more pixels")
 
     def __bool__(self) -> bool:
-        return any(value for name, value in vars(self).items() if name != "elastic_spacing")
+        return any(getattr(self, name) for name in _AMOUNTS)
+
+    def at(self, progress: float) -> "Augmentation":
+        """How far images are distorted once this share of a training, 0 to 1, is done."""
+        share = 1 - (1 - self.final) * max(0.0, 2 * progress - 1)
+        return replace(self, **{name: share * getattr(self, name) for name in _AMOUNTS}, final=1.0)
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         """Augment images `(N, H, W)`, uint8 in 0..255 or float in [0, 1]; float in [0, 1] comes back.

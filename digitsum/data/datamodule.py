@@ -192,7 +192,10 @@ class SumDataModule(L.LightningDataModule):
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Augment a training batch, on the device."""
         if self.augmentation and self.trainer is not None and self.trainer.training and len(batch["images"]):
-            return {**batch, "images": self.augmentation(batch["images"])}
+            augment = self.augmentation
+            if augment.final < 1:  # a training without an end never comes nearer to it
+                augment = augment.at(self.trainer.global_step / self.trainer.estimated_stepping_batches)
+            return {**batch, "images": augment(batch["images"])}
         return batch
 
 

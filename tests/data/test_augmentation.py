@@ -168,6 +168,18 @@ def test_each_call_is_another_augmentation(images):
     assert not torch.equal(augment(images), augment(images))
 
 
+def test_over_the_second_half_of_a_training_distortions_shrink_to_their_final_share():
+    augment = Augmentation(**RECIPE, **PICTURES, elastic_spacing=9, final=0.4)
+    for progress, share in ((0, 1), (0.5, 1), (0.75, 0.7), (1, 0.4)):
+        then = augment.at(progress)
+        assert {name: getattr(then, name) for name in RECIPE | PICTURES} == pytest.approx(
+            {name: share * value for name, value in (RECIPE | PICTURES).items()}
+        )
+        assert (then.elastic_spacing, then.final) == (9, 1.0)
+    assert Augmentation(**RECIPE, final=0.0).at(1)(torch.ones(1, 5, 5)).allclose(torch.ones(1, 5, 5))
+    assert not Augmentation(final=0.4)
+
+
 @pytest.mark.parametrize("name", [entry.name for entry in fields(Augmentation)])
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
 def test_a_value_out_of_range_is_refused_by_its_name(name, value):
@@ -175,8 +187,8 @@ def test_a_value_out_of_range_is_refused_by_its_name(name, value):
         Augmentation(**{name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), [("scale", 1.0), ("elastic_spacing", 0)])
-def test_a_value_that_leaves_no_image_is_refused(name, value):
+@pytest.mark.parametrize(("name", "value"), [("scale", 1.0), ("elastic_spacing", 0), ("final", 1.5)])
+def test_a_value_beyond_its_own_bound_is_refused(name, value):
     with pytest.raises(InputError, match=f"^augmentation.{name}: expected .*, got {value}$"):
         Augmentation(**{name: value})
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from digitsum.data.augmentation import Augmentation
 from digitsum.data.canvases import Layout
 from digitsum.data.composed import Composition
 from digitsum.data.datamodule import ArraysData, ComposedData, SumDataModule, data_of
@@ -379,3 +380,13 @@ def test_a_checkpoint_that_does_not_describe_its_data_is_refused_by_its_name(des
 def test_a_description_out_of_range_is_refused_by_the_setting():
     with pytest.raises(InputError, match=r"data\.batch_size"):
         data_of({"kind": "arrays", "root": "/my/arrays", "batch_size": 0}, NOWHERE, Path("last.ckpt"))
+
+
+@pytest.mark.parametrize(("step", "steps", "shift"), [(0, 4, 2.0), (3, 4, 1.5), (4, 4, 1.0), (9, float("inf"), 2.0)])
+def test_augmentation_shrinks_as_the_training_comes_to_its_end(ready, own, monkeypatch, step, steps, shift):
+    datamodule, used = ready(own, augmentation=Augmentation(shift=2.0, final=0.5)), []
+    monkeypatch.setattr(Augmentation, "__call__", lambda self, images: used.append(self.shift) or images)
+    batch = next(iter(datamodule.train_dataloader()))
+    datamodule.trainer = SimpleNamespace(training=True, global_step=step, estimated_stepping_batches=steps)
+    datamodule.on_after_batch_transfer(batch, 0)
+    assert used == [shift]
