@@ -13,8 +13,11 @@ from digitsum.data.pixels import checked_images
 from digitsum.errors import InputError, check
 from digitsum.metrics import StageMetrics
 from digitsum.models.base import NetworkSettings, Prediction
+from digitsum.models.muon import Muon
 from digitsum.models.reading import Reading, read_with
 from digitsum.models.registry import NETWORKS, network_settings
+
+OPTIMIZERS = ("adam", "muon")
 
 SCHEDULES = ("constant", "one_cycle", "cosine")
 
@@ -23,6 +26,7 @@ SCHEDULES = ("constant", "one_cycle", "cosine")
 class OptimizerSettings:
     """Adam and its schedule; the defaults are Keras's, which the reference leaves untouched."""
 
+    optimizer: str = "adam"  # or `muon`, for the weights of convolutions (see `digitsum.models.muon`)
     lr: float = 1e-3  # the highest learning rate where a schedule changes it
     beta1: float = 0.9  # decay of the running mean of the gradient
     beta2: float = 0.999  # decay of the running mean of its square
@@ -37,6 +41,7 @@ class OptimizerSettings:
             check(f"model.{name}", getattr(self, name), 0 <= getattr(self, name) < 1, "a number in [0, 1)")
         for name in ("epsilon", "weight_decay"):
             check(f"model.{name}", getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more")
+        check("model.optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
         check("model.warmup", self.warmup, 0 < self.warmup < 1, "a share in (0, 1)")
         check("model.schedule", self.schedule, self.schedule in SCHEDULES, f"one of {', '.join(SCHEDULES)}")
 
@@ -187,11 +192,15 @@ class SumModule(L.LightningModule):
         self._log_stage(self.val_metrics)
 
     def make_optimizer(self) -> torch.optim.AdamW:
-        """Adam with the module's settings, fused into one kernel."""
+        """Adam, or Muon, with the module's settings, fused into one kernel."""
         settings = self.optimizer_settings
-        betas = settings.beta1, settings.beta2
-        return torch.optim.AdamW(
-            self.parameters(), settings.lr, betas, settings.epsilon, settings.weight_decay, fused=True
+        return (Muon if settings.optimizer == "muon" else torch.optim.AdamW)(
+            self.parameters(),
+            lr=settings.lr,
+            betas=(settings.beta1, settings.beta2),
+            eps=settings.epsilon,
+            weight_decay=settings.weight_decay,
+            fused=True,
         )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:

@@ -100,8 +100,8 @@ def test_every_network_has_a_config_that_builds_it(composed, name):
 REFERENCE = {
     "conv1_channels": 32, "conv2_channels": 64, "kernel_size": 3, "pooling": "max", "conv_dropout": 0.25,
     "hidden_units": 128, "dense_dropout": 0.5, "fast": True,
-    "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7, "weight_decay": 0.0, "schedule": "constant",
-    "warmup": 0.3, "network": "two_conv",
+    "optimizer": "adam", "lr": 1e-3, "beta1": 0.9, "beta2": 0.999, "epsilon": 1e-7, "weight_decay": 0.0,
+    "schedule": "constant", "warmup": 0.3, "network": "two_conv",
 }  # fmt: skip
 
 
