@@ -14,6 +14,7 @@ from digitsum.cli.overrides import flatten, override_key, renamed
 from digitsum.data.augmentation import Augmentation
 from digitsum.data.datamodule import ArraysData, ComposedData
 from digitsum.errors import InputError
+from digitsum.models.registry import upgraded
 from digitsum.runs.locate import CONFIG_FILE, LAST_CHECKPOINT, read_config
 
 _RESUMABLE_CHANGES = ("trainer.", "save_every_", "test", "debug", "resume", "outputs_dir")
@@ -37,9 +38,11 @@ def recorded_config(cfg: DictConfig, run_dir: Path, overrides: list[str]) -> Dic
     try:
         if older := renamed(flatten(record)):
             raise InputError("found {}, which is {} since version 0.5; start a new run with init_from".format(*older))
+        network = record["model"]["network"]
+        record["model"] = upgraded(network, record["model"])
         groups = {
             "data": ArraysData if "root" in record["data"] else ComposedData,
-            "model": schemas.model_schema(record["model"]["network"]),
+            "model": schemas.model_schema(network),
             "augmentation": Augmentation,
             "trainer": lightning_schemas.TrainerSettings,
         }

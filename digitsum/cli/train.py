@@ -20,9 +20,10 @@ from digitsum.evaluation.evaluate import metrics_table
 from digitsum.figures import tolerate_failure, write_figure
 from digitsum.files import require_space, write_json, write_text
 from digitsum.metrics import monitor_mode
-from digitsum.models.checkpoints import read_checkpoint, save_safetensors
+from digitsum.models.checkpoints import load_model, read_checkpoint, save_safetensors
 from digitsum.models.module import SumModule
 from digitsum.models.published import find_model
+from digitsum.models.reader import ReaderSettings
 from digitsum.runs.environment import environment
 from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
 from digitsum.training.clusters_figure import clusters_figure
@@ -46,6 +47,8 @@ def run(
             return best_score(run_dir, cfg.monitor)
         print(f"{run_dir} is finished; give it a new end with trainer.max_epochs=N")
         return None
+    if cfg.resume is None and cfg.init_from is not None:
+        take_size(cfg)
     arguments, datamodule = build_parts(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     trainer = build_training(cfg, signals, in_sweep=in_sweep, callbacks=callbacks)
@@ -160,6 +163,14 @@ def restore(run_dir: Path) -> Path | None:
         for file in (run_dir / METRICS_FILE, *run_dir.rglob(f"events*{SUMMARY_SUFFIX}")):  # not finished any more
             file.unlink(missing_ok=True)
     return path if found else None
+
+
+def take_size(cfg: DictConfig) -> None:
+    """Give a reader the size of the reader's weights that it starts from, of which there are several."""
+    settings = load_model(cfg.init_from).net.settings
+    if cfg.model.network == "reader" and isinstance(settings, ReaderSettings):
+        cfg.model.width, cfg.model.depth = settings.width, settings.depth
+        log.info("init_from: weights of model.width=%d model.depth=%d", settings.width, settings.depth)
 
 
 def copy_weights(path: Path, module: SumModule) -> None:

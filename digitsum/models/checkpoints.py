@@ -19,10 +19,7 @@ from digitsum.errors import InputError
 from digitsum.files import written_whole
 from digitsum.models.module import OptimizerSettings, SumModule
 from digitsum.models.published import find_model
-from digitsum.models.registry import network_settings
-
-_RENAMED = {"digit_cost": "length_penalty"}
-"""Options in checkpoints of version 0.4, and their names now."""
+from digitsum.models.registry import network_settings, upgraded
 
 
 def load_model(path: str | Path) -> SumModule:
@@ -88,7 +85,7 @@ def _fresh_module(network: str, image_size: Any, options: Any, optimizer: Any, t
     """A module made from `hparams` as a checkpoint holds them."""
     if not math.isfinite(train_mean):
         raise InputError("expected a finite number as train_mean")
-    settings = network_settings(network, {_RENAMED.get(name, name): value for name, value in options.items()})
+    settings = network_settings(network, upgraded(network, options))
     return SumModule(network, image_size, settings, OptimizerSettings(**optimizer), train_mean)
 
 

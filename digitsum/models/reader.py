@@ -22,6 +22,8 @@ STRIDE = 8
 _MAX_PIXELS = 4_000_000  # of an image that a network is made for
 _MAX_WIDTH = 4_000  # pixels of an image that is read: the states of its sum are as many squared
 _MAX_STATES = 30_000_000  # numbers that a distribution may take at once
+# channels of the convolutions, in those of the first one, by how many convolutions there are
+_CHANNELS = {4: (1, 2, 3, 5), 5: (1, 2, 4, 5, 8)}
 _INITIAL_DIGITS = 0.2  # the share of digits among the classes before training
 # Where the frames fall among the strokes is chance: shifts in pixels, right and down, after which they fall elsewhere.
 _SHIFTS = ((0, 0), (4, 2), (2, 5), (6, 1), (4, 4), (1, 3))
@@ -32,7 +34,8 @@ class ReaderSettings(NetworkSettings):
     """The network's numbers, and what supervises it besides the sums."""
 
     num_digits: Any = 4  # on an image: an int, a range [min, max], or None for unknown; OmegaConf has no such union
-    width: int = 32  # channels of the first convolution; the others have 2, 3 and 5 times as many
+    width: int = 24  # channels of the first convolution; the others have up to eight times as many
+    depth: int = 5  # convolutions: 5, or 4 as until version 0.4
     dropout: float = 0.0  # share of the trunk's channels dropped before the classes
     # subtracted in training from the log-probability of a reading for each of its digits, in nats: where their number
     # is unknown, a 5 is else as well read as a 4 and a 1
@@ -42,6 +45,7 @@ class ReaderSettings(NetworkSettings):
     def __post_init__(self) -> None:
         counts_of(self.num_digits)
         check("model.width", self.width, self.width >= 1, "1 or more channels")
+        check("model.depth", self.depth, self.depth in _CHANNELS, "4 or 5 convolutions")
         check("model.dropout", self.dropout, 0 <= self.dropout < 1, "a share in [0, 1)")
         check("model.length_penalty", self.length_penalty, 0 <= self.length_penalty <= 20, "0 to 20 nats")
 
@@ -62,12 +66,12 @@ def counts_of(num_digits: Any, name: str = "model.num_digits") -> Counts:
 
 
 class Reader(Network):
-    """Four convolutions to a row of frames, one for each 8 pixels, each with a distribution over classes.
+    """Five convolutions to a row of frames, one for each 8 pixels, each with a distribution over classes.
 
-    Conv 5x5 stride 2, conv 3x3, pool, conv 3x3, pool, conv 3x3, the largest value over the height, linear; batch norm
-    and ReLU after each convolution or pool. A frame sees 39 pixels of the width, so that a digit is read alike
+    Conv 5x5 stride 2, conv 3x3, pool, conv 3x3, pool, conv 3x3 twice, the largest value over the height, linear; batch
+    norm and ReLU after each convolution or pool. A frame sees 55 pixels of the width, so that a digit is read alike
     wherever it is, and images may have any width; that in `image_size` `(H, W)` is the training images'. With the
-    defaults there are 215,243 parameters.
+    defaults there are 366,563 parameters.
 
     Raises:
         InputError: images too small or too large.
@@ -85,14 +89,16 @@ class Reader(Network):
             raise InputError(f"expected images of whole pixels, at most {_MAX_PIXELS:,}, got {image_size}")
         if min(image_size) < STRIDE:
             raise InputError(f"images of {image_size[0]}x{image_size[1]} are too small, expected {STRIDE} or more")
-        first, second, third, fourth = channels = [self.settings.width * times for times in (1, 2, 3, 5)]
+        first, second, third, fourth, *fifth = (self.settings.width * times for times in _CHANNELS[self.settings.depth])
         self.conv1 = nn.Conv2d(1, first, 5, stride=2, padding=2, bias=False)
         self.conv2 = nn.Conv2d(first, second, 3, padding=1, bias=False)
         self.conv3 = nn.Conv2d(second, third, 3, padding=1, bias=False)
         self.conv4 = nn.Conv2d(third, fourth, 3, padding=1, bias=False)
-        self.norm1, self.norm2, self.norm3, self.norm4 = map(nn.BatchNorm2d, channels)
+        self.norm1, self.norm2, self.norm3, self.norm4 = map(nn.BatchNorm2d, (first, second, third, fourth))
+        if fifth:
+            self.conv5, self.norm5 = nn.Conv2d(fourth, *fifth, 3, padding=1, bias=False), nn.BatchNorm2d(*fifth)
         self.dropout = nn.Dropout1d(self.settings.dropout)
-        self.symbols = nn.Linear(fourth, NUM_CLASSES)  # its name is that of its weights in checkpoints
+        self.symbols = nn.Linear(*(fifth or [fourth]), NUM_CLASSES)  # its name is that of its weights in checkpoints
         # Where blank begins as rare as each digit, the network learns to spread digits over all frames, which explains
         # the mean of the sums and nothing else, and stays there for epochs.
         with torch.no_grad():
@@ -181,8 +187,10 @@ class Reader(Network):
         x = F.relu(self.norm1(self.conv1(x)), inplace=True)
         x = F.relu(self.norm2(conv_pool(self.conv2, x)), inplace=True)
         x = F.relu(self.norm3(conv_pool(self.conv3, x)), inplace=True)
-        x = F.relu(self.norm4(conv(self.conv4, x)), inplace=True).amax(2)
-        return self.symbols(self.dropout(x).transpose(1, 2)).float().log_softmax(2)
+        x = F.relu(self.norm4(conv(self.conv4, x)), inplace=True)
+        if self.settings.depth == 5:
+            x = F.relu(self.norm5(conv(self.conv5, x)), inplace=True)
+        return self.symbols(self.dropout(x.amax(2)).transpose(1, 2)).float().log_softmax(2)
 
     def _sum_probs(self, output: torch.Tensor) -> torch.Tensor:
         """The distributions `(N, V, S)` of the sum, given a possible number of digits."""

@@ -13,6 +13,17 @@ NETWORKS: dict[str, tuple[Any, type[NetworkSettings]]] = {
 }
 """Short name: the network's class and the dataclass of its settings."""
 
+_RENAMED = {"digit_cost": "length_penalty"}
+_ADDED = {"reader": {"depth": 4}}
+
+
+def upgraded(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of the network `name` as a checkpoint or record since version 0.4 has them, as they are called now.
+
+    What they do not name is as it was when there was no choice.
+    """
+    return {**_ADDED.get(name, {}), **{_RENAMED.get(option, option): value for option, value in options.items()}}
+
 
 def network_settings(name: str, options: dict[str, Any]) -> NetworkSettings:
     """The settings of the network `name` from plain values; an InputError refuses what it does not know or take."""

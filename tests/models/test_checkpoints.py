@@ -133,7 +133,7 @@ def test_a_regression_network_of_version_0_4_answers_as_it_did(patterns, tmp_pat
 def test_a_reader_of_version_0_4_answers_as_it_did(patterns):
     model = load_model(VERSION_0_4 / "reader.ckpt")
     options = {"num_digits": [3, 5], "width": 2, "dropout": 0.0, "length_penalty": 0.5}
-    assert model.hparams["options"] == {**options, "fast": True}  # which is none of what it learned
+    assert model.hparams["options"] == {"depth": 4, **options, "fast": True}
     with torch.inference_mode():
         prediction = model.predict(patterns)
     assert prediction.estimate.tolist() == [18, 18]

@@ -45,6 +45,8 @@ def images():
     ("option", "value"),
     [
         ("width", 0),
+        ("depth", 3),
+        ("depth", 6),
         ("dropout", 1.0),
         ("dropout", -0.1),
         ("dropout", float("nan")),
@@ -135,15 +137,16 @@ def test_a_fresh_reader_says_mostly_blank(images):
     assert 0.6 < probs[..., BLANK].mean() < 0.9
 
 
-def test_a_column_sees_39_pixels_and_nothing_else(images):
-    reader = make_reader().eval()
+@pytest.mark.parametrize(("depth", "left", "right"), [(5, 24, 30), (4, 16, 22)])  # 55 and 39 pixels
+def test_a_column_sees_so_many_pixels_and_nothing_else(images, depth, left, right):
+    reader = make_reader(depth=depth).eval()
     before = reader(images)
     at = 8
-    for unseen in (slice(STRIDE * at + 23, None), slice(0, STRIDE * at - 16)):
+    for unseen in (slice(STRIDE * at + right + 1, None), slice(0, STRIDE * at - left)):
         other = images.clone()
         other[:, :, unseen] = 255 - other[:, :, unseen]
         assert torch.allclose(reader(other)[:, :, at], before[:, :, at], atol=1e-6)
-    for pixel in (STRIDE * at + 22, STRIDE * at - 16):
+    for pixel in (STRIDE * at + right, STRIDE * at - left):
         other = images.clone()
         other[:, :, pixel] = 255 * (other[:, :, pixel] < 128)
         assert not torch.allclose(reader(other)[:, :, at], before[:, :, at], atol=1e-6)
@@ -152,7 +155,7 @@ def test_a_column_sees_39_pixels_and_nothing_else(images):
 def test_what_comes_further_to_the_right_changes_no_column_before(images):
     reader = make_reader().eval()
     longer = torch.cat([images, images], dim=2)
-    kept = (SIZE[1] - 39) // STRIDE
+    kept = (SIZE[1] - 55) // STRIDE
     assert torch.allclose(reader(longer)[:, :, :kept], reader(images)[:, :, :kept], atol=1e-5)
 
 

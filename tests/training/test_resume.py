@@ -17,7 +17,7 @@ import pytest
 import torch
 import train
 import yaml
-from conftest import TINY_READER
+from conftest import ROOT, TINY_READER
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
@@ -237,6 +237,30 @@ def test_weights_of_another_shape_are_refused(whole, run):
     result = run("other", f"init_from='{whole}/checkpoints/best.ckpt'", "model.hidden_units=9")
     assert result.code == 1
     assert "do not fit this network" in result.text
+
+
+def test_a_reader_has_the_size_of_the_weights_that_it_starts_from(command, tmp_path, datasets_dir):
+    older = ROOT / "tests" / "models" / "checkpoints_0_4" / "reader.ckpt"
+    places = f"outputs_dir={tmp_path}", f"data.datasets_dir={datasets_dir}", f"hydra.run.dir={tmp_path / 'tuned'}"
+    result = command(train.main, *TINY_READER, *places, f"init_from='{older}'", "model.width=5", "test=false")
+    assert result.code == 0, result.text
+    assert "init_from: weights of model.width=2 model.depth=4" in result.text
+    settings = load_model(tmp_path / "tuned" / "checkpoints" / "best.ckpt").net.settings
+    assert (settings.width, settings.depth, settings.num_digits) == (2, 4, 4)
+
+
+def test_a_reader_recorded_before_there_was_a_depth_goes_on_with_its_own(command, resume, tmp_path, datasets_dir):
+    folder = tmp_path / "older"
+    places = f"outputs_dir={tmp_path}", f"data.datasets_dir={datasets_dir}", f"hydra.run.dir={folder}"
+    options = "warm_start=none", "model.depth=4", "model.optimizer=adam", "model.schedule=constant", "test=false"
+    result = command(train.main, *TINY_READER, *places, *options)
+    assert result.code == 0, result.text
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    del config["model"]["depth"], config["model"]["optimizer"]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    result = resume("older", "trainer.max_epochs=2")
+    assert result.code == 0, result.text
+    assert yaml.safe_load((folder / "config.yaml").read_text())["model"]["depth"] == 4
 
 
 def test_checkpoints_are_written_within_an_epoch_on_request(run, stop_at, tmp_path, monkeypatch):
