@@ -10,9 +10,10 @@
 Settings, as key=value:
     data=demo|mnist|arrays                 data.batch_size=64  data.num_train=...  data.layout.num_digits=4
     model=two_conv|reader                  model.lr=1e-3  model.schedule=constant|one_cycle|cosine
+                                           model.optimizer=adam|muon
                                            two_conv: model.pooling=max|average  model.kernel_size=3
-                                           reader: model.num_digits=4|[2,6]|null, digits on an image  model.width=32
-    augmentation.KEY=...                   distorts training images: scale shear shift elastic elastic_spacing
+                                           reader: model.num_digits=4|[2,6]|null, digits on an image  model.width=24
+    augmentation.KEY=...                   distorts training images: scale shear shift elastic ... final
     trainer=auto|cpu|gpu|mps|ddp           trainer.max_epochs=10, and any other argument of Lightning's Trainer
                                            ddp: trainer.devices=2, several devices, of a process each
     callbacks=default|early_stopping       callbacks.early_stopping.patience=3

@@ -117,7 +117,7 @@ class Rows:
     def reader_float32(self, dtype: torch.dtype = torch.float32, **options: Any) -> Found:
         """A training step of the reader as experiment=reader has it, and the share of it that its loss takes."""
         augment = Augmentation(scale=0.1, shear=0.2, shift=2, elastic=1.2)
-        step = self._step("reader", augment, dtype=dtype, **{"cut": True, **options})
+        step = self._step("reader", augment, optimizer="muon", dtype=dtype, **{"cut": True, **options})
         whole, loss = mean(seconds_of(step, 10 * self.seconds)), median(seconds_of(step(), self.seconds))
         return {"value": 64 / whole, "loss_share": loss / whole}
 
@@ -162,6 +162,7 @@ class Rows:
         network: str,
         augment: Any = None,
         *,
+        optimizer: str = "adam",
         dtype: torch.dtype = torch.float32,
         cut: bool = False,
         fast: bool = True,
@@ -170,7 +171,7 @@ class Rows:
 
         It returns what does the step's loss alone again, forward and backward.
         """
-        from digitsum.models.module import SumModule
+        from digitsum.models.module import OptimizerSettings, SumModule
         from digitsum.models.registry import network_settings
 
         train = self._split("train")
@@ -178,8 +179,8 @@ class Rows:
         endless = itertools.chain.from_iterable(itertools.repeat(batches))
         torch.manual_seed(0)
         settings = network_settings(network, {"fast": fast})
-        module = SumModule(network, train.images.image_size, settings).to(self.device)
-        optimizer: Any = module.configure_optimizers()
+        module = SumModule(network, train.images.image_size, settings, OptimizerSettings(optimizer)).to(self.device)
+        steps: Any = module.configure_optimizers()
 
         def step() -> Callable[[], None]:
             batch = next(endless)
@@ -187,9 +188,9 @@ class Rows:
             with torch.autocast(self.device, torch.bfloat16, enabled=dtype == torch.bfloat16):
                 output = module.net(augment(images) if augment else images)
                 loss = module.net.loss(output, sums)
-            optimizer.zero_grad()
+            steps.zero_grad()
             loss.backward()
-            optimizer.step()
+            steps.step()
             return lambda: module.net.loss(output.detach().requires_grad_(), sums).backward()
 
         return step
