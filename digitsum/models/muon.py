@@ -32,7 +32,7 @@ class Muon(torch.optim.AdamW):
         self._step_supports_amp_scaling = False
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Take a step; `closure` forms the gradients first, as of any optimiser of torch."""
         loss = None
         if closure is not None:

@@ -89,16 +89,18 @@ class Reader(Network):
             raise InputError(f"expected images of whole pixels, at most {_MAX_PIXELS:,}, got {image_size}")
         if min(image_size) < STRIDE:
             raise InputError(f"images of {image_size[0]}x{image_size[1]} are too small, expected {STRIDE} or more")
-        first, second, third, fourth, *fifth = (self.settings.width * times for times in _CHANNELS[self.settings.depth])
+        channels = [self.settings.width * times for times in _CHANNELS[self.settings.depth]]
+        first, second, third, fourth = channels[:4]
         self.conv1 = nn.Conv2d(1, first, 5, stride=2, padding=2, bias=False)
         self.conv2 = nn.Conv2d(first, second, 3, padding=1, bias=False)
         self.conv3 = nn.Conv2d(second, third, 3, padding=1, bias=False)
         self.conv4 = nn.Conv2d(third, fourth, 3, padding=1, bias=False)
         self.norm1, self.norm2, self.norm3, self.norm4 = map(nn.BatchNorm2d, (first, second, third, fourth))
-        if fifth:
-            self.conv5, self.norm5 = nn.Conv2d(fourth, *fifth, 3, padding=1, bias=False), nn.BatchNorm2d(*fifth)
+        if self.settings.depth == 5:
+            self.conv5 = nn.Conv2d(fourth, channels[4], 3, padding=1, bias=False)
+            self.norm5 = nn.BatchNorm2d(channels[4])
         self.dropout = nn.Dropout1d(self.settings.dropout)
-        self.symbols = nn.Linear(*(fifth or [fourth]), NUM_CLASSES)  # its name is that of its weights in checkpoints
+        self.symbols = nn.Linear(channels[-1], NUM_CLASSES)  # its name is that of its weights in checkpoints
         # Where blank begins as rare as each digit, the network learns to spread digits over all frames, which explains
         # the mean of the sums and nothing else, and stays there for epochs.
         with torch.no_grad():
