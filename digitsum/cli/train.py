@@ -14,7 +14,7 @@ from digitsum.cli.auto_settings import AUTO, settle_auto
 from digitsum.cli.build import build_parts, build_training
 from digitsum.cli.console import log, log_written
 from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero
-from digitsum.cli.overrides import command_line, shell_quote
+from digitsum.cli.overrides import command_line, shell_quote, to_overrides
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import metrics_table
 from digitsum.figures import tolerate_failure, write_figure
@@ -30,6 +30,8 @@ from digitsum.training.clusters_figure import clusters_figure
 from digitsum.training.run import SUMMARY_SUFFIX, count_parameters, train
 from digitsum.training.signals import Signals
 from digitsum.training.warm_start import WARM_STARTS, wants_warm_start, warm_start
+
+_SIZE = ("model.width", "model.depth")  # of a reader: if it starts from weights, they are theirs
 
 
 def run(
@@ -123,8 +125,11 @@ def check_same(cfg: DictConfig, run_dir: Path) -> None:
     """A job's folder must be of the same job when a sweep is given again."""
     recorded: dict[Any, Any] = read_config(run_dir)
     given: Any = OmegaConf.to_container(cfg, resolve=True)
-    for group, key in (name.split(".") for name in AUTO):
-        if given[group].get(key) == "auto":  # what it was, on whatever machine
+    taken = _SIZE if cfg.init_from is not None else ()
+    for name in (*AUTO, *taken):
+        group, key = name.split(".")
+        if given[group].get(key) == "auto" or (name in taken and key in given[group]):
+            # what it was, on whatever machine
             cfg[group][key] = given[group][key] = recorded[group][key]
     for key in given.keys() - {"resume", "debug"}:
         if recorded.get(key) != given[key]:
@@ -169,8 +174,10 @@ def take_size(cfg: DictConfig) -> None:
     """Give a reader the size of the reader's weights that it starts from, of which there are several."""
     settings = load_model(cfg.init_from).net.settings
     if cfg.model.network == "reader" and isinstance(settings, ReaderSettings):
-        cfg.model.width, cfg.model.depth = settings.width, settings.depth
-        log.info("init_from: weights of model.width=%d model.depth=%d", settings.width, settings.depth)
+        size = {key: getattr(settings, key.removeprefix("model.")) for key in _SIZE}
+        for key, value in size.items():
+            OmegaConf.update(cfg, key, value)
+        log.info("init_from: weights of %s", " ".join(to_overrides(size)))
 
 
 def copy_weights(path: Path, module: SumModule) -> None:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import train
-from conftest import ROOT, TINY
+from conftest import ROOT, TINY, TINY_READER
 
 from digitsum.cli.console import one_line
 from digitsum.files import read_json
@@ -82,6 +82,14 @@ def test_a_sweep_given_again_with_other_settings_leaves_its_jobs_alone(sweep, tm
     assert result.code == 1
     assert "expected a job of this sweep, found one with another model" in result.text
     assert (tmp_path / "sweep" / "00_seed-0" / "history.csv").read_text() == history
+
+
+def test_a_sweep_from_weights_of_another_size_than_the_settings_can_be_given_again(sweep):
+    older = ROOT / "tests" / "models" / "checkpoints_0_4" / "reader.ckpt"
+    words = "seed=0,1", f"init_from='{older}'", "model.width=5"
+    for _ in range(2):
+        result = sweep(*words, tiny=TINY_READER)
+        assert result.code == 0, result.text
 
 
 def test_the_data_are_composed_before_the_jobs(sweep, tmp_path):
