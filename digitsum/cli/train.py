@@ -23,7 +23,7 @@ from digitsum.metrics import monitor_mode
 from digitsum.models.checkpoints import load_model, read_checkpoint, save_safetensors
 from digitsum.models.module import SumModule
 from digitsum.models.published import find_model
-from digitsum.models.reader import ReaderSettings
+from digitsum.models.reader import Reader
 from digitsum.runs.environment import environment
 from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
 from digitsum.training.clusters_figure import clusters_figure
@@ -172,9 +172,9 @@ def restore(run_dir: Path) -> Path | None:
 
 def take_size(cfg: DictConfig) -> None:
     """Give a reader the size of the reader's weights that it starts from, of which there are several."""
-    settings = load_model(cfg.init_from).net.settings
-    if cfg.model.network == "reader" and isinstance(settings, ReaderSettings):
-        size = {key: getattr(settings, key.removeprefix("model.")) for key in _SIZE}
+    net = load_model(cfg.init_from).net if cfg.model.network == "reader" else None
+    if isinstance(net, Reader):
+        size = {key: getattr(net.settings, key.removeprefix("model.")) for key in _SIZE}
         for key, value in size.items():
             OmegaConf.update(cfg, key, value)
         log.info("init_from: weights of %s", " ".join(to_overrides(size)))
