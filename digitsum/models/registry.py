@@ -14,7 +14,10 @@ NETWORKS: dict[str, tuple[Any, type[NetworkSettings]]] = {
 """Short name: the network's class and the dataclass of its settings."""
 
 _RENAMED = {"digit_cost": "length_penalty"}
+"""Options in checkpoints of version 0.4, and their names now."""
+
 _ADDED = {"reader": {"depth": 4}}
+"""What networks were before there was an option for it, where that is not its default."""
 
 
 def upgraded(name: str, options: dict[str, Any]) -> dict[str, Any]:
