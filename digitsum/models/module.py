@@ -192,16 +192,22 @@ class SumModule(L.LightningModule):
         self._log_stage(self.val_metrics)
 
     def make_optimizer(self) -> torch.optim.AdamW:
-        """Adam, or Muon, with the module's settings, fused into one kernel."""
+        """Adam, or Muon, with the module's settings, fused into one kernel.
+
+        With a trainer that trains in bfloat16, Muon multiplies its matrices in it.
+        """
         settings = self.optimizer_settings
-        return (Muon if settings.optimizer == "muon" else torch.optim.AdamW)(
-            self.parameters(),
-            lr=settings.lr,
-            betas=(settings.beta1, settings.beta2),
-            eps=settings.epsilon,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        options: dict[str, Any] = {
+            "lr": settings.lr,
+            "betas": (settings.beta1, settings.beta2),
+            "eps": settings.epsilon,
+            "weight_decay": settings.weight_decay,
+            "fused": True,
+        }
+        if settings.optimizer == "muon":
+            half = self._trainer is not None and self._trainer.precision.startswith("bf16")
+            return Muon(self.parameters(), dtype=torch.bfloat16 if half else torch.float32, **options)
+        return torch.optim.AdamW(self.parameters(), **options)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, with the schedule stepped after each batch."""

@@ -20,14 +20,22 @@ class Muon(torch.optim.AdamW):
     `m` by `n` is as long as the learning rate times `0.2 sqrt(max(m, n))`, about as long as Adam's, so that both share
     learning rate and weight decay (Liu et al., 2025).
 
-    `torch.optim.Muon` takes matrices alone, and multiplies them in bfloat16, which most CPUs do slowly.
+    `torch.optim.Muon` takes matrices alone, and multiplies them in bfloat16 everywhere, which most CPUs do slowly.
+
+    Args:
+        parameters: of the network.
+        dtype: what the matrices are multiplied in; bfloat16 is as good as float32, where the processor has it.
+        options: those of AdamW.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], **options: Any) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], *, dtype: torch.dtype = torch.float32, **options: Any
+    ) -> None:
         parameters = list(parameters)
         matrices = [parameter for parameter in parameters if _is_matrix(parameter)]
         others = [parameter for parameter in parameters if not _is_matrix(parameter)]
         super().__init__([{"params": others}, {"params": matrices}], **options)
+        self._dtype = dtype
         # of half precision the scaled gradients are brought back before a step, not in it, which only AdamW's could
         self._step_supports_amp_scaling = False
 
@@ -47,7 +55,8 @@ class Muon(torch.optim.AdamW):
                 # AdamW looks for a step in every state that it restores
                 state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(weight)}
             state["momentum"].lerp_(weight.grad, 1 - _MOMENTUM)
-            direction = orthogonal(weight.grad.lerp(state["momentum"], _MOMENTUM).flatten(1))
+            gradient = weight.grad.lerp(state["momentum"], _MOMENTUM).flatten(1)
+            direction = orthogonal(gradient, self._dtype).to(weight.dtype)
             length = 0.2 * math.sqrt(max(direction.shape))
             weight.mul_(1 - matrices["lr"] * matrices["weight_decay"])
             weight.sub_(direction.view(weight.shape), alpha=matrices["lr"] * length)
@@ -56,13 +65,13 @@ class Muon(torch.optim.AdamW):
         return loss
 
 
-def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
+def orthogonal(matrix: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """About the orthogonal matrix nearest to `matrix` `(m, n)`: its singular values become 0.7 to 1.2, a zero stays.
 
-    Five Newton-Schulz iterations with Jordan's coefficients, which need nothing but products of matrices.
+    Five Newton-Schulz iterations with Jordan's coefficients, which need nothing but products of matrices, in `dtype`.
     """
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / x.norm().clamp_min(1e-7)
+    x = (x / x.norm().clamp_min(1e-7)).to(dtype)
     a, b, c = _COEFFICIENTS
     for _ in range(_ITERATIONS):
         gram = x @ x.T

@@ -4,10 +4,12 @@ import copy
 import io
 import math
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
 
+from digitsum.models import muon
 from digitsum.models.module import OptimizerSettings, SumModule
 from digitsum.models.muon import Muon, orthogonal
 
@@ -45,6 +47,14 @@ def test_the_singular_values_become_about_one_and_the_singular_vectors_stay(shap
     core = u.T @ found @ vh.T
     assert torch.allclose(core, torch.diag(core.diag()), atol=1e-3)
     assert (core.diag() > 0.6).all()
+
+
+def test_in_half_precision_the_steps_are_about_the_same():
+    torch.manual_seed(0)
+    matrix = torch.randn(24, 225)
+    half = orthogonal(matrix, torch.bfloat16)
+    assert half.dtype == torch.bfloat16
+    assert (half.float() - orthogonal(matrix)).norm() < 0.05 * half.float().norm()
 
 
 def test_of_a_matrix_without_a_direction_nothing_is_made():
@@ -105,3 +115,20 @@ def test_the_module_has_it_for_its_setting():
     assert [len(group["params"]) for group in optimizer.param_groups] == [7, 1]
     with pytest.raises(ValueError, match=r"model.optimizer: expected one of adam, muon, got 'sgd'"):
         OptimizerSettings(optimizer="sgd")
+
+
+@pytest.mark.parametrize(("precision", "expected"), [("bf16-mixed", torch.bfloat16), ("32-true", torch.float32)])
+def test_it_multiplies_in_the_precision_of_the_training(precision, expected, monkeypatch):
+    asked = []
+
+    def recorded(matrix, dtype):
+        asked.append(dtype)
+        return matrix.to(dtype)
+
+    monkeypatch.setattr(muon, "orthogonal", recorded)
+    module = SumModule("two_conv", (40, 60), None, OptimizerSettings(optimizer="muon"))
+    module.trainer = L.Trainer(accelerator="cpu", precision=precision, logger=False, enable_checkpointing=False)
+    optimizer = module.make_optimizer()
+    module.net(torch.rand(2, 40, 60)).sum().backward()
+    optimizer.step()
+    assert asked == [expected]
