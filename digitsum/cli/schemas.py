@@ -26,6 +26,7 @@ class TrainConfig:
     test: bool
     monitor: str
     warm_start: str
+    recompose: float
     init_from: str | None
     resume: str | None
     save_every_n_steps: int | None

@@ -15,6 +15,7 @@ from digitsum.cli.build import build_parts, build_training
 from digitsum.cli.console import log, log_written
 from digitsum.cli.output_dirs import from_rank_zero, is_rank_zero
 from digitsum.cli.overrides import command_line, shell_quote, to_overrides
+from digitsum.data.datamodule import ArraysData, ComposedData
 from digitsum.errors import InputError
 from digitsum.evaluation.evaluate import metrics_table
 from digitsum.figures import tolerate_failure, write_figure
@@ -24,9 +25,11 @@ from digitsum.models.checkpoints import load_model, read_checkpoint, save_safete
 from digitsum.models.module import SumModule
 from digitsum.models.published import find_model
 from digitsum.models.reader import Reader
+from digitsum.models.registry import NETWORKS
 from digitsum.runs.environment import environment
 from digitsum.runs.locate import BEST_CHECKPOINT, CONFIG_FILE, LAST_CHECKPOINT, METRICS_FILE, read_config
 from digitsum.training.clusters_figure import clusters_figure
+from digitsum.training.recompose import Recompose
 from digitsum.training.run import SUMMARY_SUFFIX, count_parameters, train
 from digitsum.training.signals import Signals
 from digitsum.training.warm_start import WARM_STARTS, wants_warm_start, warm_start
@@ -53,6 +56,7 @@ def run(
         take_size(cfg)
     arguments, datamodule = build_parts(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
+    callbacks = [*callbacks, *recomposing(cfg, datamodule.data, arguments["network"])]
     trainer = build_training(cfg, signals, in_sweep=in_sweep, callbacks=callbacks)
     from_rank_zero("data", datamodule.prepare_data)
     datamodule.prepare_data()  # on a node whose disk is another
@@ -112,6 +116,19 @@ def run(
         log.info("  %s", command_line("scripts/predict.py", **predict))
     log.info("  tensorboard --logdir %s", shell_quote(str(Path(cfg.outputs_dir).absolute())))
     return score
+
+
+def recomposing(cfg: DictConfig, data: ArraysData | ComposedData, network: str) -> list[L.Callback]:
+    """The callback that composes training images anew, if the config asks for any."""
+    share = cfg.recompose
+    if not 0 <= share <= 1:
+        raise InputError(f"recompose: expected a share in [0, 1], got {share}")
+    if not share:
+        return []
+    if not NETWORKS[network][0].predicts_digits:
+        raise InputError(f"recompose: expected a network that reads digits, got {network}; leave it out")
+    overlap = data.layout.overlap if isinstance(data, ComposedData) else "mixed"
+    return [Recompose(share, overlap, log.info)]
 
 
 def make_paths_absolute(cfg: DictConfig) -> None:

@@ -13,6 +13,7 @@ from digitsum.data.batches import Batch, Batches, device_room, ink_widths, on_de
 from digitsum.data.canvases import Layout
 from digitsum.data.composed import Composition, cached_dataset, dataset_folder
 from digitsum.data.glyphs import SPLITS
+from digitsum.data.recomposition import Recomposition
 from digitsum.data.shards import SumDataset, open_splits
 from digitsum.errors import InputError, check
 
@@ -95,6 +96,7 @@ class SumDataModule(L.LightningDataModule):
         self.splits: dict[str, SumDataset] = {}
         self._fingerprints: dict[str, str] = {}
         self._device_cache: dict[str, Batch] | None = None
+        self._recomposition: tuple[Recomposition, float] | None = None
         # plain values alone: a checkpoint is loaded with weights_only=True
         self.save_hyperparameters({"data": {"kind": data.kind, **asdict(data)}}, logger=False)
 
@@ -189,9 +191,19 @@ class SumDataModule(L.LightningDataModule):
         """Batches from first to last."""
         return self.batches("val")
 
+    def recompose(self, recomposition: Recomposition, share: float) -> None:
+        """Let `recomposition` compose a share of the training images anew from now on."""
+        self._recomposition = recomposition, share
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Augment a training batch, on the device."""
-        if self.augmentation and self.trainer is not None and self.trainer.training and len(batch["images"]):
+        """Compose a share of a training batch anew and augment it, on the device."""
+        if self.trainer is None or not self.trainer.training or not len(batch["images"]):
+            return batch
+        if self._recomposition is not None:
+            compose, share = self._recomposition
+            images, sums = compose(batch["images"], batch["sums"], batch["index"], share)
+            batch = {**batch, "images": images, "sums": sums}
+        if self.augmentation:
             augment = self.augmentation
             if augment.final < 1:  # a training without an end never comes nearer to it
                 augment = augment.at(self.trainer.global_step / self.trainer.estimated_stepping_batches)

@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from digitsum.errors import InputError
 from digitsum.models.checkpoints import load_model
+from digitsum.training import recompose
 from digitsum.training.resume import Resumable, end_processes
 from digitsum.training.signals import Interrupted, Signals
 
@@ -474,6 +475,33 @@ def test_the_readers_augmented_recipe_is_resumed_in_its_middle(command, resume, 
     assert run("whole").code == 0
     stop_at(4, signal.SIGTERM)
     assert run("stopped").code == 143
+    assert resume("stopped").code == 0
+    assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("step", [5, 8])
+def test_a_run_on_recomposed_canvases_is_resumed_in_its_middle(
+    command, resume, stop_at, tmp_path, datasets_dir, monkeypatch, step
+):
+    asked = []
+
+    def read_digits(trainer, module):  # a network that has learned nothing reads nothing
+        asked.append(trainer.current_epoch)
+        train = trainer.datamodule.folder / "train" / "truth0.npz"
+        return torch.from_numpy(np.load(train)["digits"])
+
+    monkeypatch.setattr(recompose, "read_digits", read_digits)
+    words = (
+        *TINY_READER, "recompose=0.5", "warm_start=none", f"outputs_dir={tmp_path}", "trainer.max_epochs=4",
+        f"data.datasets_dir={datasets_dir}",
+    )  # fmt: skip
+    whole = command(train.main, *words, f"hydra.run.dir={tmp_path}/whole")
+    assert "recompose: from 1" in whole.text  # a hundred and some glyphs
+    assert asked == [1, 2]
+    assert command(train.main, *words, "recompose=0", f"hydra.run.dir={tmp_path}/without").code == 0
+    assert (tmp_path / "without/history.csv").read_bytes() != (tmp_path / "whole/history.csv").read_bytes()
+    stop_at(step, signal.SIGINT)
+    assert command(train.main, *words, f"hydra.run.dir={tmp_path}/stopped").code == 130
     assert resume("stopped").code == 0
     assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
 

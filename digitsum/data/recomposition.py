@@ -1,0 +1,136 @@
+"""Recomposition: training canvases composed anew from glyphs that were cut out of others and read.
+
+A canvas that falls apart into as many pieces as digits were read on it gives its pieces, and their places. Other glyphs
+in these places make a new canvas whose sum is known: fresh neighbours, and fresh overlaps, which are what a reader errs
+on most.
+"""
+
+import math
+
+import torch
+
+from digitsum.data.components import cut_pieces
+from digitsum.data.shards import SumDataset
+
+OVERLAPS = ("wrap", "max", "clip", "mixed")
+
+_MAX_PIXELS = 2**28  # of the canvases that are cut
+_MAX_GLYPH_PIXELS = 2**28
+_WINDOW = 1.25  # of the usual glyph's longer side: what is larger is no digit, or several
+_MIN_GLYPHS = 100  # of fewer nothing is composed
+_JITTER = (2, 4)  # pixels that a glyph strays from its place, down and to the right
+
+
+class Recomposition:
+    """Composes batches anew from the glyphs of a training split.
+
+    Args:
+        dataset: the split.
+        digits: `(N, D)`, what was read on each of its images, from left to right, -1 behind the last one; an image of
+            -1 alone is left out.
+        overlap: what becomes of ink on ink: `wrap`, `max` or `clip` (see `digitsum.data.canvases.Layout`), or, where it
+            is not known, `mixed`: on each image one of the first and the last.
+
+    Attributes:
+        num_canvases: how many canvases fall apart into the digits that were read on them.
+        num_glyphs: how many glyphs they have. A recomposition without any leaves all images as they are.
+    """
+
+    def __init__(self, dataset: SumDataset, digits: torch.Tensor, overlap: str) -> None:
+        assert overlap in OVERLAPS
+        self.overlap = overlap
+        height, width = dataset.images.image_size
+        read = torch.nonzero((digits >= 0).any(1)).flatten()
+        limit = max(1, _MAX_PIXELS // (height * width))
+        if len(read) > limit:  # from all over the split
+            read = read[torch.linspace(0, len(read) - 1, limit).long()]
+        pieces = cut_pieces(dataset.images.gather(dataset.index[read]).numpy())
+        canvas = torch.from_numpy(pieces.canvas)
+        side = math.ceil(_WINDOW * pieces.side)
+        sizes = torch.tensor([crop.shape for crop in pieces.crops]).reshape(-1, 2)
+        unfit = torch.from_numpy(pieces.wide) | (sizes > side).any(1)
+        clean = torch.bincount(canvas, minlength=len(read)) == (digits[read] >= 0).sum(1)
+        clean[canvas[unfit]] = False
+        kept = clean[canvas]
+        self.num_canvases, self.num_glyphs = int(clean.sum()), int(kept.sum())
+        if self.num_glyphs < _MIN_GLYPHS:
+            self.num_canvases = self.num_glyphs = 0
+            return
+        numbers = torch.nonzero(kept).flatten()[: max(1, _MAX_GLYPH_PIXELS // side**2)]
+        self._glyphs = torch.zeros((len(numbers), side, side), dtype=torch.uint8)
+        for glyph, number in zip(self._glyphs, numbers.tolist(), strict=True):
+            crop = torch.from_numpy(pieces.crops[number])
+            top, left = ((side - length) // 2 for length in crop.shape)
+            glyph[top : top + len(crop), left : left + crop.shape[1]] = (255 * crop).round()
+        self._sizes = sizes[numbers]
+        present = digits[read[clean]] >= 0  # (C, D)
+        self._digits = digits[read[clean]][present][: len(numbers)].long()
+        # each canvas's places: the middles of its glyphs, doubled, -1 without a glyph
+        self._places = torch.full((*present.shape, 2), -1)
+        self._places[present] = (2 * torch.from_numpy(pieces.corner) + sizes)[kept]
+        # which of these canvases an image of the folder is, -1 for none
+        self._canvas = torch.full((int(dataset.index.max()) + 1,), -1)
+        self._canvas[dataset.index[read[clean]]] = torch.arange(self.num_canvases)
+
+    def to(self, device: torch.device) -> "Recomposition":
+        """Compose on `device` from now on."""
+        if self.num_glyphs:
+            for name in ("_glyphs", "_sizes", "_digits", "_places", "_canvas"):
+                setattr(self, name, getattr(self, name).to(device))
+        return self
+
+    def __call__(
+        self, images: torch.Tensor, sums: torch.Tensor, index: torch.Tensor, share: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Compose about a `share` of those images anew that fall apart, on the device that `to` named.
+
+        The random numbers are those of torch's generator of that device.
+
+        Args:
+            images: `(B, H, W)` uint8, or float in [0, 1]; cut on the right, perhaps, behind their ink.
+            sums: `(B,)` int64.
+            index: `(B,)` int64, their numbers in the folder.
+            share: in [0, 1].
+
+        Returns:
+            Images and sums of the same shapes and types.
+        """
+        if not self.num_glyphs or not len(images):
+            return images, sums
+        device, (count, height, width) = images.device, images.shape
+        canvas = self._canvas[index]
+        chosen = (canvas >= 0) & (torch.rand(count, device=device) < share)
+        places = self._places[canvas.clamp_min(0)]  # (B, D, 2)
+        present = places[..., 0] >= 0
+        drawn = torch.randint(self.num_drawn, present.shape, device=device)
+        sizes, side = self._sizes[drawn], self._glyphs.shape[1]
+        jitter = torch.stack([torch.randint(-most, most + 1, present.shape, device=device) for most in _JITTER], dim=2)
+        corner = torch.div(places - sizes, 2, rounding_mode="floor") + jitter
+        room = torch.tensor([height, width], device=device) - sizes
+        corner = torch.minimum(corner, room).clamp_min(0)  # of the ink, which stays on the canvas
+        corner -= (side - sizes) // 2  # of the window around it
+        steps = torch.arange(side, device=device)
+        down, right = corner[..., 0, None] + steps, corner[..., 1, None] + steps  # (B, D, side)
+        ink = self._glyphs[drawn]  # (B, D, side, side)
+        inside = ((down >= 0) & (down < height))[..., None] & ((right >= 0) & (right < width))[..., None, :]
+        ink *= inside & present[..., None, None]
+        pixel = (down.clamp(0, height - 1) * width)[..., None] + right.clamp(0, width - 1)[..., None, :]
+        # of 8 bits, a sum wraps by itself
+        dtype = torch.uint8 if self.overlap in ("wrap", "max") else torch.int16
+        composed = torch.zeros((count, height * width), dtype=dtype, device=device)
+        if self.overlap == "max":
+            composed.scatter_reduce_(1, pixel.flatten(1), ink.flatten(1), "amax")
+        else:
+            composed.scatter_add_(1, pixel.flatten(1), ink.flatten(1).to(dtype))
+        if self.overlap == "mixed":
+            wrapped = torch.rand((count, 1), device=device) < 0.5
+            composed = torch.where(wrapped, composed % 256, composed)
+        fresh = composed.clamp_max(255).view(images.shape)
+        fresh = fresh.to(images.dtype) if images.dtype == torch.uint8 else fresh.to(images.dtype) / 255
+        new_sums = torch.where(present, self._digits[drawn], 0).sum(1)
+        return torch.where(chosen[:, None, None], fresh, images), torch.where(chosen, new_sums, sums)
+
+    @property
+    def num_drawn(self) -> int:
+        """How many glyphs are drawn from: all, or as many as memory is for."""
+        return len(self._glyphs)

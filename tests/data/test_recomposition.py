@@ -1,0 +1,116 @@
+"""Canvases composed anew from the glyphs of others."""
+
+import numpy as np
+import pytest
+import torch
+
+from digitsum.data.canvases import Layout, compose
+from digitsum.data.glyphs import load_glyph_pools
+from digitsum.data.recomposition import Recomposition
+from digitsum.data.shards import open_shards
+
+
+def dataset(tmp_path, images, sums):
+    np.save(tmp_path / "data0.npy", images)
+    np.save(tmp_path / "lab0.npy", sums)
+    return open_shards(tmp_path)
+
+
+def bars(tmp_path, count=60):
+    """Canvases of two bars; a digit is 14 pixels high and one more for each of its value."""
+    rng = np.random.default_rng(0)
+    digits = rng.integers(0, 10, (count, 2))
+    images = np.zeros((count, 40, 80), np.uint8)
+    for image, row in zip(images, digits, strict=True):
+        for column, digit in zip((10, 50), row, strict=True):
+            image[8 : 22 + digit, column : column + 3] = 200
+    return dataset(tmp_path, images, digits.sum(1)), torch.from_numpy(digits).to(torch.int8)
+
+
+def test_the_sum_of_a_canvas_composed_anew_is_that_of_its_glyphs(tmp_path):
+    train, digits = bars(tmp_path)
+    made = Recomposition(train, digits, "wrap")
+    assert (made.num_canvases, made.num_glyphs) == (60, 120)
+    torch.manual_seed(0)
+    images = train.images.gather(train.index)
+    fresh, sums = made(images, train.sums, train.index, 1.0)
+    assert fresh.shape == images.shape
+    assert (fresh.dtype, sums.dtype) == (torch.uint8, torch.int64)
+    heights = (fresh > 0).sum(1)[:, None].unflatten(2, (2, 40)).amax(3).squeeze(1)  # of the left and the right bar
+    assert torch.equal((heights - 14).sum(1), sums)
+    assert set(fresh.unique().tolist()) == {0, 200}
+    assert (sums != train.sums).float().mean() > 0.8
+
+
+def test_glyphs_come_near_the_places_of_a_canvas(tmp_path):
+    train, digits = bars(tmp_path, 400)
+    fresh, _ = Recomposition(train, digits, "wrap")(train.images.gather(train.index), train.sums, train.index, 1.0)
+    columns = (fresh > 0).any(1).nonzero()[:, 1]
+    left, right = columns[columns < 40], columns[columns >= 40]
+    assert (int(left.min()), int(left.max())) == (6, 16)
+    assert (int(right.min()), int(right.max())) == (46, 56)
+
+
+def test_a_share_of_the_images_is_left_as_it_is_and_all_that_were_not_read(tmp_path):
+    train, digits = bars(tmp_path, 400)
+    digits[100:] = -1
+    images = train.images.gather(train.index)
+    torch.manual_seed(0)
+    fresh, sums = Recomposition(train, digits, "max")(images, train.sums, train.index, 0.5)
+    same = (fresh == images).flatten(1).all(1)
+    assert same[100:].all()
+    assert torch.equal(sums[same], train.sums[same])
+    assert 35 <= int(same[:100].sum()) <= 75
+
+
+def test_canvases_that_do_not_fall_apart_as_they_were_read_give_nothing(tmp_path):
+    train, digits = bars(tmp_path, 100)
+    digits[:40, 1] = -1  # one digit was read where two pieces lie
+    made = Recomposition(train, digits, "wrap")
+    assert (made.num_canvases, made.num_glyphs) == (60, 120)
+
+
+@pytest.mark.parametrize("read", [0, 40])
+def test_of_too_few_glyphs_nothing_is_composed(tmp_path, read):
+    train, digits = bars(tmp_path)
+    digits[read:] = -1
+    made = Recomposition(train, digits, "wrap")
+    assert made.num_glyphs == 0
+    images = train.images.gather(train.index)
+    fresh, sums = made(images, train.sums, train.index, 1.0)
+    assert torch.equal(fresh, images)
+    assert torch.equal(sums, train.sums)
+
+
+@pytest.mark.parametrize(
+    ("overlap", "expected"), [("wrap", {144}), ("max", {200}), ("clip", {255}), ("mixed", {144, 255})]
+)
+def test_ink_on_ink_becomes_what_the_layout_says(tmp_path, overlap, expected):
+    train, digits = bars(tmp_path)
+    made = Recomposition(train, digits, overlap)
+    made._places[:, 1] = made._places[:, 0]
+    fresh, _ = made(train.images.gather(train.index), train.sums, train.index, 1.0)
+    assert set(fresh.unique().tolist()) - {0, 200} == expected - {200}
+
+
+def test_float_images_and_images_cut_behind_their_ink(tmp_path):
+    train, digits = bars(tmp_path)
+    images = train.images.gather(train.index)[:, :, :56] / 255
+    fresh, _ = Recomposition(train, digits, "wrap")(images, train.sums, train.index, 1.0)
+    assert fresh.shape == images.shape
+    assert fresh.dtype == torch.float32
+    assert fresh.max() == torch.tensor(200.0) / 255
+    assert ((fresh > 0).sum((1, 2)) >= 2 * 3 * 14).all()  # no ink is lost
+
+
+def test_real_glyphs_are_cut_whole(tmp_path):
+    """On a canvas composed anew lies the ink of as many glyphs as before."""
+    layout = Layout(num_digits=[1, 4])
+    images, placements = compose(layout, load_glyph_pools("bundled")["train"], seed=0, stream=0, start=0, count=300)
+    train = dataset(tmp_path, images, placements.sums)
+    made = Recomposition(train, torch.from_numpy(placements.digits), "clip")
+    assert made.num_canvases > 200
+    fresh, sums = made(torch.from_numpy(images), train.sums, train.index, 1.0)
+    ink = (fresh > 0).float().sum() / (torch.from_numpy(images) > 0).sum()
+    assert 0.9 < float(ink) < 1.1
+    assert abs(float(sums.float().mean() - train.sums.float().mean())) < 2
