@@ -19,6 +19,9 @@ _MAX_GLYPH_PIXELS = 2**28
 _WINDOW = 1.25  # of the usual glyph's longer side: what is larger is no digit, or several
 _MIN_GLYPHS = 100  # of fewer nothing is composed
 _JITTER = (2, 4)  # pixels that a glyph strays from its place, down and to the right
+# Canvases that fall apart are those whose glyphs stand far from one another: half of the new ones are narrower, down to
+# this share of the distances.
+_NARROWEST = 0.6
 
 
 class Recomposition:
@@ -102,6 +105,10 @@ class Recomposition:
         chosen = (canvas >= 0) & (torch.rand(count, device=device) < share)
         places = self._places[canvas.clamp_min(0)]  # (B, D, 2)
         present = places[..., 0] >= 0
+        distances = torch.empty((count, 1), device=device).uniform_(_NARROWEST, 1)
+        distances.masked_fill_(torch.rand((count, 1), device=device) < 0.5, 1)
+        first = places[:, :1, 1]
+        places[..., 1] = (first + (places[..., 1] - first) * distances).long()
         drawn = torch.randint(self.num_drawn, present.shape, device=device)
         sizes, side = self._sizes[drawn], self._glyphs.shape[1]
         jitter = torch.stack([torch.randint(-most, most + 1, present.shape, device=device) for most in _JITTER], dim=2)

@@ -36,7 +36,8 @@ def test_the_sum_of_a_canvas_composed_anew_is_that_of_its_glyphs(tmp_path):
     fresh, sums = made(images, train.sums, train.index, 1.0)
     assert fresh.shape == images.shape
     assert (fresh.dtype, sums.dtype) == (torch.uint8, torch.int64)
-    heights = (fresh > 0).sum(1)[:, None].unflatten(2, (2, 40)).amax(3).squeeze(1)  # of the left and the right bar
+    columns = (fresh > 0).sum(1)
+    heights = torch.stack([columns[:, :25].amax(1), columns[:, 25:].amax(1)], dim=1)  # of the left and the right bar
     assert torch.equal((heights - 14).sum(1), sums)
     assert set(fresh.unique().tolist()) == {0, 200}
     assert (sums != train.sums).float().mean() > 0.8
@@ -46,9 +47,11 @@ def test_glyphs_come_near_the_places_of_a_canvas(tmp_path):
     train, digits = bars(tmp_path, 400)
     fresh, _ = Recomposition(train, digits, "wrap")(train.images.gather(train.index), train.sums, train.index, 1.0)
     columns = (fresh > 0).any(1).nonzero()[:, 1]
-    left, right = columns[columns < 40], columns[columns >= 40]
+    left, right = columns[columns < 25], columns[columns >= 25]
     assert (int(left.min()), int(left.max())) == (6, 16)
-    assert (int(right.min()), int(right.max())) == (46, 56)
+    # up to four pixels away, and half of the canvases narrower, down to 0.6 of the distance of 40 pixels
+    assert 30 <= int(right.min()) < 40
+    assert int(right.max()) == 56
 
 
 def test_a_share_of_the_images_is_left_as_it_is_and_all_that_were_not_read(tmp_path):
