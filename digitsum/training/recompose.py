@@ -25,7 +25,7 @@ class Recompose(L.Callback):
     Args:
         share: of the training images that fall apart into digits, in [0, 1].
         overlap: what becomes of ink on ink, one of `digitsum.data.recomposition.OVERLAPS`.
-        report: called with a line for the user whenever the images were read.
+        report: called with a line for the user before and after the images are read.
     """
 
     def __init__(self, share: float, overlap: str, report: Callable[[str], None]) -> None:
@@ -38,6 +38,7 @@ class Recompose(L.Callback):
         """Read, if it is time to."""
         epochs = trainer.max_epochs or 0
         if trainer.current_epoch in [max(1, round(share * epochs)) for share in _READ_AT]:
+            self._report("recompose: reading the training images")
             digits = read_digits(trainer, pl_module)
             self._digits = trainer.strategy.broadcast(digits)  # batch norm's means differ between processes
             self._compose(trainer)
