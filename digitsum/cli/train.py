@@ -128,7 +128,7 @@ def recomposing(cfg: DictConfig, data: ArraysData | ComposedData, network: str) 
     if not NETWORKS[network][0].predicts_digits:
         raise InputError(f"recompose: expected a network that reads digits, got {network}; leave it out")
     overlap = data.layout.overlap if isinstance(data, ComposedData) else "mixed"
-    return [Recompose(share, overlap, log.info)]
+    return [Recompose(share, overlap, lambda line: log.info("\n%s", line))]  # behind a bar's line
 
 
 def make_paths_absolute(cfg: DictConfig) -> None:

@@ -8,6 +8,7 @@ on most.
 import math
 
 import torch
+import torch.nn.functional as F
 
 from digitsum.data.components import cut_pieces
 from digitsum.data.shards import SumDataset
@@ -18,10 +19,12 @@ _MAX_PIXELS = 2**28  # of the canvases that are cut
 _MAX_GLYPH_PIXELS = 2**28
 _WINDOW = 1.25  # of the usual glyph's longer side: what is larger is no digit, or several
 _MIN_GLYPHS = 100  # of fewer nothing is composed
-_JITTER = (2, 4)  # pixels that a glyph strays from its place, down and to the right
+_JITTER = (2, 4)  # pixels that a glyph strays from its place, down, and from the one before, to the right
 # Canvases that fall apart are those whose glyphs stand far from one another: half of the new ones are narrower, down to
-# this share of the distances.
+# this share of the distances, but no glyphs are nearer than this share of the usual one's longer side: who could read
+# them?
 _NARROWEST = 0.6
+_NEAREST = 0.6
 
 
 class Recomposition:
@@ -65,6 +68,7 @@ class Recomposition:
             crop = torch.from_numpy(pieces.crops[number])
             top, left = ((side - length) // 2 for length in crop.shape)
             glyph[top : top + len(crop), left : left + crop.shape[1]] = (255 * crop).round()
+        self._nearest = round(2 * _NEAREST * pieces.side)
         self._sizes = sizes[numbers]
         present = digits[read[clean]] >= 0  # (C, D)
         self._digits = digits[read[clean]][present][: len(numbers)].long()
@@ -105,14 +109,19 @@ class Recomposition:
         chosen = (canvas >= 0) & (torch.rand(count, device=device) < share)
         places = self._places[canvas.clamp_min(0)]  # (B, D, 2)
         present = places[..., 0] >= 0
-        distances = torch.empty((count, 1), device=device).uniform_(_NARROWEST, 1)
-        distances.masked_fill_(torch.rand((count, 1), device=device) < 0.5, 1)
-        first = places[:, :1, 1]
-        places[..., 1] = (first + (places[..., 1] - first) * distances).long()
+        narrower = torch.empty((count, 1), device=device).uniform_(_NARROWEST, 1)
+        narrower.masked_fill_(torch.rand((count, 1), device=device) < 0.5, 1)
+        down, right = (
+            torch.randint(-2 * most, 2 * most + 1, present.shape, device=device) for most in _JITTER
+        )  # halves of a pixel, as the places
+        gaps = places[:, 1:, 1] - places[:, :-1, 1]
+        nearest = gaps.clamp_max(self._nearest)
+        gaps = torch.maximum((gaps * narrower).long() + right[:, 1:], nearest)
+        columns = (places[:, :1, 1] + right[:, :1]) + F.pad(gaps, (1, 0)).cumsum(1)
+        places = torch.stack([places[..., 0] + down, columns], dim=2)
         drawn = torch.randint(self.num_drawn, present.shape, device=device)
         sizes, side = self._sizes[drawn], self._glyphs.shape[1]
-        jitter = torch.stack([torch.randint(-most, most + 1, present.shape, device=device) for most in _JITTER], dim=2)
-        corner = torch.div(places - sizes, 2, rounding_mode="floor") + jitter
+        corner = torch.div(places - sizes, 2, rounding_mode="floor")
         room = torch.tensor([height, width], device=device) - sizes
         corner = torch.minimum(corner, room).clamp_min(0)  # of the ink, which stays on the canvas
         corner -= (side - sizes) // 2  # of the window around it

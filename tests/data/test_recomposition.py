@@ -16,13 +16,13 @@ def dataset(tmp_path, images, sums):
     return open_shards(tmp_path)
 
 
-def bars(tmp_path, count=60):
+def bars(tmp_path, count=60, right=50):
     """Canvases of two bars; a digit is 14 pixels high and one more for each of its value."""
     rng = np.random.default_rng(0)
     digits = rng.integers(0, 10, (count, 2))
     images = np.zeros((count, 40, 80), np.uint8)
     for image, row in zip(images, digits, strict=True):
-        for column, digit in zip((10, 50), row, strict=True):
+        for column, digit in zip((10, right), row, strict=True):
             image[8 : 22 + digit, column : column + 3] = 200
     return dataset(tmp_path, images, digits.sum(1)), torch.from_numpy(digits).to(torch.int8)
 
@@ -49,9 +49,22 @@ def test_glyphs_come_near_the_places_of_a_canvas(tmp_path):
     columns = (fresh > 0).any(1).nonzero()[:, 1]
     left, right = columns[columns < 25], columns[columns >= 25]
     assert (int(left.min()), int(left.max())) == (6, 16)
-    # up to four pixels away, and half of the canvases narrower, down to 0.6 of the distance of 40 pixels
-    assert 30 <= int(right.min()) < 40
-    assert int(right.max()) == 56
+    # up to four pixels away from there and from the first, and half of the canvases narrower, down to 0.6 of the distance
+    assert 26 <= int(right.min()) < 36
+    assert 55 <= int(right.max()) <= 58
+
+
+@pytest.mark.parametrize(("column", "nearest"), [(26, 11), (18, 8)])
+def test_no_glyphs_come_nearer_to_one_another_than_can_be_read_or_than_they_were(tmp_path, column, nearest):
+    train, digits = bars(tmp_path, 400, column)
+    images = train.images.gather(train.index)
+    fresh, _ = Recomposition(train, digits, "wrap")(images, train.sums, train.index, 1.0)
+    ink = (fresh > 0).any(1)
+    first = ink.int().argmax(1)
+    last = ink.shape[1] - 1 - ink.flip(1).int().argmax(1)
+    distances = last - 2 - first  # of the bars, three pixels wide
+    assert int(distances.min()) == nearest
+    assert int(distances.max()) == column - 10 + 4
 
 
 def test_a_share_of_the_images_is_left_as_it_is_and_all_that_were_not_read(tmp_path):
