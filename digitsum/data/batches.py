@@ -32,6 +32,8 @@ class Batch(TypedDict):
         images: `(B, H, W)` uint8, or float32 in [0, 1].
         index: `(B,)` int64, their numbers in the folder.
         sums: `(B,)` int64, where they are known.
+        digits: `(B, D)` int64, of images composed anew in training, from left to right; -1 behind the last one, and
+            alone where they are not known.
         loss_weight: in one of several processes; see `Batches`.
         lines: of pictures (`digitsum.data.pictures`), which of its rows of digits each image is, from 1.
         changes: what was done to each picture, in words.
@@ -43,6 +45,7 @@ class Batch(TypedDict):
     images: torch.Tensor
     index: torch.Tensor
     sums: NotRequired[torch.Tensor]
+    digits: NotRequired[torch.Tensor]
     loss_weight: NotRequired[float]
     lines: NotRequired[list[int]]
     changes: NotRequired[list[str]]

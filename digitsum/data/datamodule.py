@@ -201,8 +201,8 @@ class SumDataModule(L.LightningDataModule):
             return batch
         if self._recomposition is not None:
             compose, share = self._recomposition
-            images, sums = compose(batch["images"], batch["sums"], batch["index"], share)
-            batch = {**batch, "images": images, "sums": sums}
+            images, sums, digits = compose(batch["images"], batch["sums"], batch["index"], share)
+            batch = {**batch, "images": images, "sums": sums, "digits": digits}
         if self.augmentation:
             augment = self.augmentation
             if augment.final < 1:  # a training without an end never comes nearer to it

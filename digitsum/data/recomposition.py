@@ -88,7 +88,7 @@ class Recomposition:
 
     def __call__(
         self, images: torch.Tensor, sums: torch.Tensor, index: torch.Tensor, share: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Compose about a `share` of those images anew that fall apart, on the device that `to` named.
 
         The random numbers are those of torch's generator of that device.
@@ -100,10 +100,11 @@ class Recomposition:
             share: in [0, 1].
 
         Returns:
-            Images and sums of the same shapes and types.
+            Images and sums of the same shapes and types; and `(B, D)` int64 the digits of the new ones, from left to
+            right, -1 behind the last one and for those that are as they were.
         """
         if not self.num_glyphs or not len(images):
-            return images, sums
+            return images, sums, sums.new_full((len(sums), 1), -1)
         device, (count, height, width) = images.device, images.shape
         canvas = self._canvas[index]
         chosen = (canvas >= 0) & (torch.rand(count, device=device) < share)
@@ -143,8 +144,9 @@ class Recomposition:
             composed = torch.where(wrapped, composed % 256, composed)
         fresh = composed.clamp_max(255).view(images.shape)
         fresh = fresh.to(images.dtype) if images.dtype == torch.uint8 else fresh.to(images.dtype) / 255
-        new_sums = torch.where(present, self._digits[drawn], 0).sum(1)
-        return torch.where(chosen[:, None, None], fresh, images), torch.where(chosen, new_sums, sums)
+        digits = torch.where(present & chosen[:, None], self._digits[drawn], -1)
+        sums = torch.where(chosen, digits.clamp_min(0).sum(1), sums)
+        return torch.where(chosen[:, None, None], fresh, images), sums, digits
 
     @property
     def num_drawn(self) -> int:

@@ -68,7 +68,10 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
-        """The training loss of an output against sums `(N,)` int64, a scalar."""
+        """The training loss of an output against sums `(N,)` int64, a scalar.
+
+        A network that predicts digits takes `digits` as well, `(N, D)` int64, -1 where they are not known.
+        """
         raise NotImplementedError
 
     def estimate(self, output: torch.Tensor) -> torch.Tensor:

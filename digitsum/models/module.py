@@ -160,7 +160,8 @@ class SumModule(L.LightningModule):
         """One batch: its loss, and its metrics as they are while learning."""
         if len(batch["sums"]):
             output = self.net(batch["images"])
-            loss = self.net.loss(output, batch["sums"])
+            known = {"digits": batch["digits"]} if "digits" in batch else {}
+            loss = self.net.loss(output, batch["sums"], **known)
             self.train_metrics.update(loss, self.net.estimate(output.detach()), batch["sums"])
             self.last_loss = loss.detach()  # for a progress bar; to log it costs more than all else around a step
         else:  # there is nothing to learn for this process, but the others wait for its gradient

@@ -14,7 +14,7 @@ from digitsum.errors import InputError, check
 from digitsum.models import fast_layers
 from digitsum.models.base import DigitSequence, Network, NetworkSettings, Prediction
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
-from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood
+from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood, sequence_log_likelihood
 
 STRIDE = 8
 """Pixels to the right from one frame to the next."""
@@ -125,12 +125,15 @@ class Reader(Network):
         copies = [self._log_probs(F.pad(x, (right, STRIDE - right, down, 0))) for right, down in _SHIFTS[: self.tta]]
         return torch.stack(copies, dim=1)
 
-    def loss(self, output: torch.Tensor, sums: torch.Tensor) -> torch.Tensor:
+    def loss(self, output: torch.Tensor, sums: torch.Tensor, digits: torch.Tensor | None = None) -> torch.Tensor:
         """The mean over images of -log P(the sum, and a possible number of digits), in nats; P is the copies' mean.
 
         With a `length_penalty` the paths of P are penalised for each digit, so that it is no probability any more. An
         InputError refuses a sum that no possible number of digits has; in training elsewhere than on a CPU, where a
         look is expensive, the loss is then infinite.
+
+        Where several numbers of digits are possible and an image's `digits` `(N, D)` are known (-1 behind the last one,
+        and alone where they are not), it is -log P(the digits): a sum says little of how many they are.
         """
         num_copies, num_frames = output.shape[1:3]
         logs = log_likelihood(
@@ -143,6 +146,9 @@ class Reader(Network):
                 f"the sum {wrong} cannot be that of model.num_digits={self.settings.num_digits} digits in {num_frames} "
                 "frames; correct the label, or give the number of digits that the images have"
             )
+        if digits is not None and self.counts.min != self.counts.max:
+            known = (digits >= 0).any(1)
+            logs = torch.where(known, sequence_log_likelihood(output[:, 0], digits), logs)
         return -logs.mean()
 
     def estimate(self, output: torch.Tensor) -> torch.Tensor:

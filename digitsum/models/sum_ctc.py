@@ -16,6 +16,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts, Lattice, all_states, reachable_states
 
@@ -44,6 +45,28 @@ def log_likelihood(
         again = torch.where(again > _NEVER / 2, again, -torch.inf)
         result = result.masked_scatter(lost, again.to(result.dtype).to(result.device))
     return result
+
+
+def sequence_log_likelihood(log_probs: torch.Tensor, digits: torch.Tensor) -> torch.Tensor:
+    """The logarithm of the probability that the frames spell these digits: CTC as ever (Graves et al., 2006).
+
+    Args:
+        log_probs: `(N, T, 11)`, logarithms.
+        digits: `(N, D)` int64, -1 behind an image's last digit.
+
+    Returns:
+        `(N,)` float32; 0, with a gradient of 0, where the digits do not fit into `T` frames.
+    """
+    count, num_frames, _ = log_probs.shape
+    return -F.ctc_loss(
+        log_probs.transpose(0, 1).float(),
+        digits.clamp_min(0),
+        torch.full((count,), num_frames),
+        (digits >= 0).sum(1),
+        blank=BLANK,
+        reduction="none",
+        zero_infinity=True,
+    )
 
 
 @torch.no_grad()

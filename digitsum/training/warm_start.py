@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from digitsum.data.augmentation import Augmentation
 from digitsum.data.shards import SumDataset
-from digitsum.models.lattice import BLANK
 from digitsum.models.module import SumModule
 from digitsum.models.reader import Reader
+from digitsum.models.sum_ctc import sequence_log_likelihood
 from digitsum.training.pseudo_labels import PseudoLabels, label_by_sums
 
 WARM_STARTS = ("auto", "clusters", "none")
@@ -92,28 +91,6 @@ def warm_start(
     return labels, f"{summary}; {steps:,} steps on their digits, loss {loss:.2f}"
 
 
-def sequence_loss(output: torch.Tensor, digits: torch.Tensor) -> torch.Tensor:
-    """CTC (Graves et al., 2006): the mean over images of -log P(the digits, in their order), in nats.
-
-    Args:
-        output: `(N, 1, T, 11)`, a reader's in training.
-        digits: `(N, D)` int64, -1 behind an image's last digit. Where they do not fit into `T` columns, an image counts
-            nothing.
-    """
-    count, _, columns, _ = output.shape
-    lengths = (digits >= 0).sum(1)
-    losses = F.ctc_loss(
-        output[:, 0].transpose(0, 1).float(),
-        digits.clamp_min(0),
-        torch.full((count,), columns),
-        lengths,
-        blank=BLANK,
-        reduction="none",
-        zero_infinity=True,
-    )
-    return losses.mean()
-
-
 def _train(
     module: SumModule,
     net: Reader,
@@ -139,7 +116,7 @@ def _train(
             batch = augmentation(batch)
         with autocast():
             output = net(batch)
-        loss = sequence_loss(output, digits[rows].to(module.device))
+        loss = -sequence_log_likelihood(output[:, 0], digits[rows].to(module.device)).mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

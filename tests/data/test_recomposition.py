@@ -33,19 +33,20 @@ def test_the_sum_of_a_canvas_composed_anew_is_that_of_its_glyphs(tmp_path):
     assert (made.num_canvases, made.num_glyphs) == (60, 120)
     torch.manual_seed(0)
     images = train.images.gather(train.index)
-    fresh, sums = made(images, train.sums, train.index, 1.0)
+    fresh, sums, drawn = made(images, train.sums, train.index, 1.0)
     assert fresh.shape == images.shape
     assert (fresh.dtype, sums.dtype) == (torch.uint8, torch.int64)
     columns = (fresh > 0).sum(1)
     heights = torch.stack([columns[:, :25].amax(1), columns[:, 25:].amax(1)], dim=1)  # of the left and the right bar
     assert torch.equal((heights - 14).sum(1), sums)
+    assert torch.equal(heights - 14, drawn)
     assert set(fresh.unique().tolist()) == {0, 200}
     assert (sums != train.sums).float().mean() > 0.8
 
 
 def test_glyphs_come_near_the_places_of_a_canvas(tmp_path):
     train, digits = bars(tmp_path, 400)
-    fresh, _ = Recomposition(train, digits, "wrap")(train.images.gather(train.index), train.sums, train.index, 1.0)
+    fresh, *_ = Recomposition(train, digits, "wrap")(train.images.gather(train.index), train.sums, train.index, 1.0)
     columns = (fresh > 0).any(1).nonzero()[:, 1]
     left, right = columns[columns < 25], columns[columns >= 25]
     assert (int(left.min()), int(left.max())) == (6, 16)
@@ -58,7 +59,7 @@ def test_glyphs_come_near_the_places_of_a_canvas(tmp_path):
 def test_no_glyphs_come_nearer_to_one_another_than_can_be_read_or_than_they_were(tmp_path, column, nearest):
     train, digits = bars(tmp_path, 400, column)
     images = train.images.gather(train.index)
-    fresh, _ = Recomposition(train, digits, "wrap")(images, train.sums, train.index, 1.0)
+    fresh, *_ = Recomposition(train, digits, "wrap")(images, train.sums, train.index, 1.0)
     ink = (fresh > 0).any(1)
     first = ink.int().argmax(1)
     last = ink.shape[1] - 1 - ink.flip(1).int().argmax(1)
@@ -72,10 +73,12 @@ def test_a_share_of_the_images_is_left_as_it_is_and_all_that_were_not_read(tmp_p
     digits[100:] = -1
     images = train.images.gather(train.index)
     torch.manual_seed(0)
-    fresh, sums = Recomposition(train, digits, "max")(images, train.sums, train.index, 0.5)
+    fresh, sums, drawn = Recomposition(train, digits, "max")(images, train.sums, train.index, 0.5)
     same = (fresh == images).flatten(1).all(1)
     assert same[100:].all()
     assert torch.equal(sums[same], train.sums[same])
+    assert (drawn[same] == -1).all()
+    assert (drawn[~same] >= 0).all()
     assert 35 <= int(same[:100].sum()) <= 75
 
 
@@ -93,7 +96,8 @@ def test_of_too_few_glyphs_nothing_is_composed(tmp_path, read):
     made = Recomposition(train, digits, "wrap")
     assert made.num_glyphs == 0
     images = train.images.gather(train.index)
-    fresh, sums = made(images, train.sums, train.index, 1.0)
+    fresh, sums, drawn = made(images, train.sums, train.index, 1.0)
+    assert (drawn == -1).all()
     assert torch.equal(fresh, images)
     assert torch.equal(sums, train.sums)
 
@@ -105,14 +109,14 @@ def test_ink_on_ink_becomes_what_the_layout_says(tmp_path, overlap, expected):
     train, digits = bars(tmp_path)
     made = Recomposition(train, digits, overlap)
     made._places[:, 1] = made._places[:, 0]
-    fresh, _ = made(train.images.gather(train.index), train.sums, train.index, 1.0)
+    fresh, *_ = made(train.images.gather(train.index), train.sums, train.index, 1.0)
     assert set(fresh.unique().tolist()) - {0, 200} == expected - {200}
 
 
 def test_float_images_and_images_cut_behind_their_ink(tmp_path):
     train, digits = bars(tmp_path)
     images = train.images.gather(train.index)[:, :, :56] / 255
-    fresh, _ = Recomposition(train, digits, "wrap")(images, train.sums, train.index, 1.0)
+    fresh, *_ = Recomposition(train, digits, "wrap")(images, train.sums, train.index, 1.0)
     assert fresh.shape == images.shape
     assert fresh.dtype == torch.float32
     assert fresh.max() == torch.tensor(200.0) / 255
@@ -126,7 +130,9 @@ def test_real_glyphs_are_cut_whole(tmp_path):
     train = dataset(tmp_path, images, placements.sums)
     made = Recomposition(train, torch.from_numpy(placements.digits), "clip")
     assert made.num_canvases > 200
-    fresh, sums = made(torch.from_numpy(images), train.sums, train.index, 1.0)
+    fresh, sums, drawn = made(torch.from_numpy(images), train.sums, train.index, 1.0)
+    new = (drawn >= 0).any(1)
+    assert torch.equal((drawn >= 0).sum(1)[new], torch.from_numpy(placements.digits >= 0).sum(1)[new])
     ink = (fresh > 0).float().sum() / (torch.from_numpy(images) > 0).sum()
     assert 0.9 < float(ink) < 1.1
     assert abs(float(sums.float().mean() - train.sums.float().mean())) < 2

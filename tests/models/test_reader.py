@@ -10,7 +10,7 @@ from digitsum.models import fast_loops
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
 from digitsum.models.reader import STRIDE, Reader, ReaderSettings, counts_of
 from digitsum.models.registry import NETWORKS, network_settings
-from digitsum.models.sum_ctc import log_distribution, log_likelihood
+from digitsum.models.sum_ctc import log_distribution, log_likelihood, sequence_log_likelihood
 
 SIZE = (40, 168)
 
@@ -167,6 +167,16 @@ def test_dropout_works_while_learning_alone(images):
 
 
 # --- the loss
+
+
+@pytest.mark.parametrize(("num_digits", "counts"), [(None, True), ([1, 4], True), (4, False)])
+def test_known_digits_count_instead_of_their_sum_where_several_numbers_of_digits_are_possible(num_digits, counts):
+    reader, output = make_reader(num_digits=num_digits), outputs_of(3, 8)
+    sums, digits = torch.tensor([12, 20, 13]), torch.tensor([[-1] * 4, [8, 0, 7, 5], [-1] * 4])
+    alone = torch.stack([reader.loss(output[i : i + 1], sums[i : i + 1]) for i in range(3)])
+    if counts:
+        alone[1] = -sequence_log_likelihood(output[1:2, 0], digits[1:2])
+    assert torch.allclose(reader.loss(output, sums, digits), alone.mean())
 
 
 @pytest.mark.parametrize("num_digits", [4, [2, 6], None])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
-from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood
+from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood, sequence_log_likelihood
 
 FRAMES = 4
 LARGEST = 9 * FRAMES
@@ -324,3 +324,18 @@ def test_more_digits_than_frames_take_no_memory():
 def test_an_absurd_sum_takes_no_memory_and_cannot_be():
     log_probs = torch.zeros(1, 3, NUM_CLASSES).log_softmax(2)
     assert log_likelihood(log_probs, torch.tensor([2**50]), Counts(0, None)).item() == -torch.inf
+
+
+def test_digits_that_are_said_are_certain_and_others_are_not():
+    classes = torch.tensor([[4, 4, BLANK, 4, 7, BLANK], [BLANK, 1, BLANK, BLANK, BLANK, BLANK]])
+    log_probs = (20 * torch.nn.functional.one_hot(classes, NUM_CLASSES)).float().log_softmax(2)
+    assert (sequence_log_likelihood(log_probs, torch.tensor([[4, 4, 7], [1, -1, -1]])) > -1e-4).all()
+    assert (sequence_log_likelihood(log_probs, torch.tensor([[4, 7, -1], [1, 1, -1]])) < -5).all()
+
+
+def test_digits_that_do_not_fit_into_the_frames_count_nothing():
+    log_probs = torch.zeros(1, 2, NUM_CLASSES).log_softmax(2).requires_grad_(True)
+    found = sequence_log_likelihood(log_probs, torch.tensor([[1, 1]]))
+    found.sum().backward()
+    assert found == 0
+    assert not log_probs.grad.any()

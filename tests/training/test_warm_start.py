@@ -3,16 +3,14 @@
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from digitsum.data.augmentation import Augmentation
 from digitsum.data.canvases import Layout, compose
 from digitsum.data.glyphs import load_glyph_pools
 from digitsum.data.shards import MemmapImages, SumDataset
-from digitsum.models.lattice import BLANK, NUM_CLASSES
 from digitsum.models.module import OptimizerSettings, SumModule
 from digitsum.models.registry import network_settings
-from digitsum.training.warm_start import sequence_loss, wants_warm_start, warm_start
+from digitsum.training.warm_start import wants_warm_start, warm_start
 
 
 def dataset(images, sums):
@@ -31,18 +29,6 @@ def make_module(network="reader", **options):
     torch.manual_seed(0)
     options = {"width": 2, "num_digits": 4, **options} if network == "reader" else options
     return SumModule(network, (40, 168), network_settings(network, options), OptimizerSettings(lr=2e-3))
-
-
-def test_digits_that_are_said_cost_nothing_and_others_much():
-    symbols = torch.tensor([[4, 4, BLANK, 4, 7, BLANK], [BLANK, 1, BLANK, BLANK, BLANK, BLANK]])
-    output = (20 * F.one_hot(symbols, NUM_CLASSES)).float().log_softmax(2).unsqueeze(1)
-    assert sequence_loss(output, torch.tensor([[4, 4, 7], [1, -1, -1]])) < 1e-4
-    assert sequence_loss(output, torch.tensor([[4, 7, -1], [1, -1, -1]])) > 5
-
-
-def test_digits_that_do_not_fit_count_nothing():
-    output = torch.zeros(1, 1, 2, NUM_CLASSES).log_softmax(3)
-    assert sequence_loss(output, torch.tensor([[1, 1]])) == 0
 
 
 def test_it_trains_the_network_in_place_and_says_so_in_one_line(train):
