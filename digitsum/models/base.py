@@ -87,7 +87,7 @@ class Network(nn.Module):
 
         Args:
             options: `num_digits`, how many digits the images hold: a number, a range `[min, max]`, or None for unknown;
-                `tta`, over how many shifted copies of an image to average (test-time augmentation).
+                `tta`, over how many copies of an image to average (test-time augmentation).
 
         Raises:
             InputError: the network has no such option, or its value is out of range.

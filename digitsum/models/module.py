@@ -115,7 +115,7 @@ class SumModule(L.LightningModule):
                 array or tensor `(H, W)` or `(N, H, W)`, uint8 or float in [0, 1], as `forward` takes it.
             num_digits: how many digits the images hold, for a model that reads them: a number, a range `(min, max)`,
                 or None for any; as it is set, which is as it was trained, unless told otherwise.
-            tta: for such a model: over how many shifted copies of an image to average, 1 to 6.
+            tta: for such a model: over how many copies of an image to average, 1 to 6.
             prepare: of pictures: `auto` brings paper, rules, rows and sizes to what the model knows, `none` scales them
                 as they are.
             batch_size: images at once.

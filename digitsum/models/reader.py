@@ -15,6 +15,7 @@ from digitsum.models import fast_layers
 from digitsum.models.base import DigitSequence, Network, NetworkSettings, Prediction
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
 from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood, sequence_log_likelihood
+from digitsum.models.views import VIEWS
 
 STRIDE = 8
 """Pixels to the right from one frame to the next."""
@@ -25,8 +26,6 @@ _MAX_STATES = 30_000_000  # numbers that a distribution may take at once
 # channels of the convolutions, in those of the first one, by how many convolutions there are
 _CHANNELS = {4: (1, 2, 3, 5), 5: (1, 2, 4, 5, 8)}
 _INITIAL_DIGITS = 0.2  # the share of digits among the classes before training
-# Where the frames fall among the strokes is chance: shifts in pixels, right and down, after which they fall elsewhere.
-_SHIFTS = ((0, 0), (4, 2), (2, 5), (6, 1), (4, 4), (1, 3))
 
 
 @dataclass
@@ -111,18 +110,19 @@ class Reader(Network):
         """Classify the frames of images `(N, H, W)`, whose width blank pixels fill up to a multiple of 8.
 
         Returns:
-            `(N, V, T, 11)` float32, for each of `V` shifted copies (`tta`; one in training) and each frame the
-            logarithms of the probabilities of the digits 0 to 9 and blank.
+            `(N, V, T, 11)` float32, for each of `V` copies (`tta`, see `digitsum.models.views`; one in training) and
+            each frame the logarithms of the probabilities of the digits 0 to 9 and blank.
         """
         if images.shape[2] > _MAX_WIDTH:
             raise InputError(
                 f"expected images of at most {_MAX_WIDTH:,} pixels in width, got {images.shape[2]:,}; cut them"
             )
-        x = as_float(images, self.conv1.weight.dtype).unsqueeze(1)
+        dtype = self.conv1.weight.dtype
         if self.training or self.tta == 1:
-            return self._log_probs(x).unsqueeze(1)
-        # one frame more in each copy, so that all are of one length
-        copies = [self._log_probs(F.pad(x, (right, STRIDE - right, down, 0))) for right, down in _SHIFTS[: self.tta]]
+            return self._log_probs(as_float(images, dtype).unsqueeze(1)).unsqueeze(1)
+        views, x = VIEWS[: self.tta], as_float(images)
+        width = max(view.width(x.shape[2]) for view in views)  # all copies have as many frames
+        copies = [self._log_probs(view.of(x, width).to(dtype).unsqueeze(1)) for view in views]
         return torch.stack(copies, dim=1)
 
     def loss(self, output: torch.Tensor, sums: torch.Tensor, digits: torch.Tensor | None = None) -> torch.Tensor:
@@ -181,7 +181,7 @@ class Reader(Network):
             if name == "num_digits":
                 self.counts = counts_of(value, name)
             elif name == "tta":
-                check("tta", value, type(value) is int and 1 <= value <= len(_SHIFTS), f"1 to {len(_SHIFTS)}")
+                check("tta", value, type(value) is int and 1 <= value <= len(VIEWS), f"1 to {len(VIEWS)}")
                 self.tta = value
             else:
                 super().set_decoding(**{name: value})
@@ -217,7 +217,7 @@ class Reader(Network):
         return logs.softmax(1).unflatten(0, (-1, num_copies))
 
     def _read(self, log_probs: torch.Tensor, copy: torch.Tensor, sums: torch.Tensor) -> DigitSequence:
-        """The digits that add up to `sums` in `log_probs` `(N, T, 11)`, each those of its own shifted `copy`."""
+        """The digits that add up to `sums` in `log_probs` `(N, T, 11)`, each those of its own `copy`."""
         classes = best_paths(log_probs, sums, self.counts)
         begins = begins_digit(classes)
         number = begins.cumsum(1) - 1  # of the digit that a frame belongs to, if it is not blank
@@ -225,11 +225,12 @@ class Reader(Network):
         shape = (len(classes), max_digits + 1)  # the last one takes up the blanks
         number = torch.where(classes == BLANK, max_digits, number)
         digits = classes.new_full(shape, -1).scatter(1, number, classes)[:, :max_digits]
-        shifts = torch.tensor([right for right, _ in _SHIFTS], device=copy.device)[copy]
-        middles = (torch.arange(classes.shape[1], device=copy.device) + 0.5) * STRIDE - shifts[:, None]
+        right, wider = torch.tensor([[view.right, view.wider] for view in VIEWS], device=copy.device)[copy].T
+        middles = (torch.arange(classes.shape[1], device=copy.device) + 0.5) * STRIDE
+        middles = (middles - right[:, None]) / wider[:, None]
         total = log_probs.new_zeros(shape).scatter_add(1, number, middles)
         count = log_probs.new_zeros(shape).scatter_add(1, number, log_probs.new_ones(classes.shape))
-        # a shifted copy begins left of the image
+        # a copy that is moved begins left of the image
         return DigitSequence(digits, (total / count)[:, :max_digits].clamp_min(0))
 
 
