@@ -10,10 +10,11 @@ import math
 import torch
 import torch.nn.functional as F
 
+from digitsum.data.canvases import OVERLAPS
 from digitsum.data.components import cut_pieces
 from digitsum.data.shards import SumDataset
 
-OVERLAPS = ("wrap", "max", "clip", "mixed")
+BLENDS = (*OVERLAPS, "mixed")
 
 _MAX_PIXELS = 2**28  # of the canvases that are cut
 _MAX_GLYPH_PIXELS = 2**28
@@ -43,7 +44,7 @@ class Recomposition:
     """
 
     def __init__(self, dataset: SumDataset, digits: torch.Tensor, overlap: str) -> None:
-        assert overlap in OVERLAPS
+        assert overlap in BLENDS
         self.overlap = overlap
         height, width = dataset.images.image_size
         read = torch.nonzero((digits >= 0).any(1)).flatten()

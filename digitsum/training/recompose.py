@@ -24,7 +24,7 @@ class Recompose(L.Callback):
 
     Args:
         share: of the training images that fall apart into digits, in [0, 1].
-        overlap: what becomes of ink on ink, one of `digitsum.data.recomposition.OVERLAPS`.
+        overlap: what becomes of ink on ink, one of `digitsum.data.recomposition.BLENDS`.
         report: called with a line for the user before and after the images are read.
     """
 
