@@ -8,8 +8,6 @@ import torch.nn.functional as F
 from digitsum.data.pixels import as_float
 from digitsum.errors import check
 
-_NODE_SPACING = 4  # pixels between the nodes from which the way of each pixel is interpolated: a quarter of the cost
-
 _RADIUS = 4  # pixels of a blur: two of the largest standard deviation
 
 _AMOUNTS = ("scale", "shear", "shift", "elastic", "stroke", "blur", "noise")
@@ -54,26 +52,25 @@ class Augmentation:
         device = images.device
         images = as_float(images)
 
-        def uniform(largest: float, number: int = 1) -> torch.Tensor:
-            return torch.empty((count, 1, number), device=device).uniform_(-largest, largest)
+        def uniform(largest: float) -> torch.Tensor:
+            return torch.empty((count, 1, 1), device=device).uniform_(-largest, largest)
 
-        # where each pixel of the result comes from, in units of half an image: at a few nodes, then everywhere
-        nodes_y, nodes_x = height // _NODE_SPACING + 2, width // _NODE_SPACING + 2
-        y = torch.linspace(-1, 1, nodes_y, device=device)[:, None] * (1 - 1 / height)
-        x = torch.linspace(-1, 1, nodes_x, device=device) * (1 - 1 / width)
-        from_x = (
-            x * (1 + uniform(self.scale)) + (y * (height / 2) * uniform(self.shear) + uniform(self.shift)) * 2 / width
-        )
-        from_y = (y * (1 + uniform(self.scale)) + uniform(self.shift) * 2 / height).expand(-1, -1, nodes_x)
-        nodes = torch.stack([from_x, from_y], dim=1)
+        # Where each pixel of the result comes from, in units of half an image: of each column a curve along the height,
+        # which is a mix of `basis`, the constant, the height itself, and the elastic deformation's control points.
+        y, x = (torch.linspace(-1, 1, size, device=device) * (1 - 1 / size) for size in (height, width))
+        basis = torch.stack([torch.ones_like(y), y], dim=1)
+        mix = torch.zeros((count, 2, width, 2), device=device)  # the last axis is across and down
+        mix[:, 0, :, :1] = x[:, None] * (1 + uniform(self.scale)) + uniform(self.shift) * 2 / width
+        mix[:, 0, :, 1:] = uniform(self.shift) * 2 / height
+        mix[:, 1, :, :1] = uniform(self.shear) * height / width
+        mix[:, 1, :, 1:] = 1 + uniform(self.scale)
         if self.elastic:
-            points = (height // self.elastic_spacing + 2, width // self.elastic_spacing + 2)
-            shifts = torch.randn((count, 2, *points), device=device)
-            shifts *= torch.tensor([2 / width, 2 / height], device=device)[:, None, None] * self.elastic
-            nodes += F.interpolate(shifts, (nodes_y, nodes_x), mode="bicubic", align_corners=True)
-        # channels last is the order that grid_sample wants
-        nodes = nodes.contiguous(memory_format=torch.channels_last)
-        grid = F.interpolate(nodes, (height, width), mode="bilinear", align_corners=True).permute(0, 2, 3, 1)
+            along_y, along_x = (_weights(size, size // self.elastic_spacing + 2, device) for size in (height, width))
+            shifts = torch.randn((count, along_y.shape[1], 2, along_x.shape[1]), device=device) * self.elastic
+            shifts *= torch.tensor([2 / width, 2 / height], device=device)[:, None]
+            basis = torch.cat([basis, along_y], dim=1)
+            mix = torch.cat([mix, (shifts @ along_x.T).transpose(2, 3)], dim=1)
+        grid = (basis @ mix.flatten(2)).view(count, height, width, 2)
         images = F.grid_sample(images.unsqueeze(1), grid, align_corners=False).squeeze(1)
         if self.stroke:
             growth = uniform(self.stroke)
@@ -84,6 +81,12 @@ class Augmentation:
         if self.noise:
             images = (images + uniform(self.noise).abs() * torch.randn_like(images)).clamp(0, 1)
         return images
+
+
+def _weights(pixels: int, points: int, device: torch.device) -> torch.Tensor:
+    """The weights `(pixels, points)` that control points along an axis have at each pixel, from end to end."""
+    identity = torch.eye(points, device=device)[None, None]
+    return F.interpolate(identity, (pixels, points), mode="bicubic", align_corners=True)[0, 0]
 
 
 def _blurred(images: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
