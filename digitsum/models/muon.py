@@ -55,11 +55,12 @@ class Muon(torch.optim.AdamW):
                 # AdamW looks for a step in every state that it restores
                 state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(weight)}
             state["momentum"].lerp_(weight.grad, 1 - _MOMENTUM)
-            gradient = weight.grad.lerp(state["momentum"], _MOMENTUM).flatten(1)
-            direction = orthogonal(gradient, self._dtype).to(weight.dtype)
+            gradient = weight.grad.lerp(state["momentum"], _MOMENTUM).movedim(1, -1)  # as most weights lie in memory
+            direction = orthogonal(gradient.flatten(1), self._dtype)
             length = 0.2 * math.sqrt(max(direction.shape))
+            direction = direction.view(gradient.shape).movedim(-1, 1)
             weight.mul_(1 - matrices["lr"] * matrices["weight_decay"])
-            weight.sub_(direction.view(weight.shape), alpha=matrices["lr"] * length)
+            weight.sub_(direction, alpha=matrices["lr"] * length)
             weight.grad = None  # AdamW leaves it alone then
         super().step()
         return loss

@@ -8,8 +8,8 @@ classes, a frame takes digit `d` from
 
     alpha_d(c, s)  to  p(d) * (alpha_d(c, s) + (A - alpha_d)(c - 1, s - d))
 
-and blank to `p(blank) * A(c, s)`. Probabilities are scaled anew in each frame; only the states from which the sum can
-still be reached are kept.
+and blank to `p(blank) * A(c, s)`. Only the states from which the sum can still be reached are
+kept.
 """
 
 import math
@@ -151,25 +151,27 @@ def paths_in(log_probs: torch.Tensor, lattice: Lattice) -> torch.Tensor:
 def _forward(
     frames: torch.Tensor, lattice: Lattice, length_penalty: float, *, keep: bool = True
 ) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """The probabilities `(N, 11, P)` after each frame of `(T, N, 11)`, and the logarithm `(N,)` of their scale.
+    """The probabilities `(N, 11, P)` after each frame of `(T, N, 11)`, and the last one's scale, a logarithm `(N,)`.
 
-    After each frame they are divided by their sum, lest they vanish. Without `keep` only the last ones are returned.
+    Without `keep` only the last ones are returned, and they are divided by their sum after each frame, lest they
+    vanish. Kept ones are for a likelihood, which is found in another way where it is as small as that.
     """
     alpha = lattice.start(frames[0])
     others = _others(alpha, length_penalty)
     predecessors = lattice.predecessors.expand(alpha.shape[0], -1, -1)
     alphas: list[torch.Tensor] = []
-    totals = []
+    scale = alpha.new_zeros(alpha.shape[0])
     with torch.autocast(alpha.device.type, enabled=False):  # it would multiply matrices in half precision
         for frame in frames:
             # to stay at a class, or to come to it from all others; blank may come after itself, which is the same
             alpha = torch.matmul(others, alpha).gather(2, predecessors).add_(alpha).mul_(frame[:, :, None])
-            total = alpha.sum((1, 2), keepdim=True).clamp_min_(_tiny(alpha))
-            if not keep:
-                alphas.clear()
-            alphas.append(alpha.div_(total))
-            totals.append(total)
-    return alphas, torch.stack(totals).log_().sum(0).flatten()
+            if keep:
+                alphas.append(alpha)
+            else:
+                total = alpha.sum((1, 2), keepdim=True).clamp_min_(_tiny(alpha))
+                alpha.div_(total)
+                scale += total.log().flatten()
+    return alphas or [alpha], scale
 
 
 def _exactly(log_probs: torch.Tensor) -> torch.Tensor:
@@ -210,8 +212,8 @@ class _LogLikelihood(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_probs: torch.Tensor, lattice: Lattice, length_penalty: float) -> torch.Tensor:
         frames = log_probs.detach().exp().transpose(0, 1)
-        alphas, scale = _forward(frames, lattice, length_penalty)
-        result = (alphas[-1] * lattice.final[:, None]).sum((1, 2)).log_().add_(scale)
+        alphas, _ = _forward(frames, lattice, length_penalty)
+        result = (alphas[-1] * lattice.final[:, None]).sum((1, 2)).log_()
         ctx.save_for_backward(frames, result, *alphas)
         ctx.lattice, ctx.length_penalty = lattice, length_penalty
         return result
@@ -221,15 +223,13 @@ class _LogLikelihood(torch.autograd.Function):
     def backward(ctx: Any, grad: torch.Tensor) -> Any:
         frames, result, *alphas = ctx.saved_tensors
         lattice = ctx.lattice
-        grad = torch.where(result > -torch.inf, grad, 0.0)[:, None]
         others = _others(grad, ctx.length_penalty).T.contiguous()
         successors = lattice.successors.expand(len(grad), -1, -1)
         beta = lattice.final[:, None].to(grad.dtype).expand(-1, NUM_CLASSES, -1)
-        grads = []
+        shares = []
         for frame, alpha in zip(frames.flip(0), reversed(alphas), strict=True):
-            posterior = (alpha * beta).sum(2)
-            grads.append(posterior.div_(posterior.sum(1, keepdim=True).clamp_min_(_tiny(grad))).mul_(grad))
+            shares.append((alpha * beta).sum(2))
             here = beta * frame[:, :, None]
             beta = torch.matmul(others, here.gather(2, successors)).add_(here)
-            beta.div_(beta.sum((1, 2), keepdim=True).clamp_min_(_tiny(grad)))
-        return torch.stack(grads[::-1], dim=1), None, None
+        posterior = torch.stack(shares[::-1], dim=1) / result.exp().clamp_min(_tiny(grad))[:, None, None]
+        return posterior * torch.where(result > -torch.inf, grad, 0.0)[:, None, None], None, None
