@@ -126,7 +126,7 @@ def recomposing(cfg: DictConfig, data: ArraysData | ComposedData, network: str) 
     if not share:
         return []
     if not NETWORKS[network][0].predicts_digits:
-        raise InputError(f"recompose: expected a network that reads digits, got {network}; leave it out")
+        raise InputError(f"recompose: expected a network that reads digits, got {network}; set recompose=0")
     overlap = data.layout.overlap if isinstance(data, ComposedData) else "mixed"
     return [Recompose(share, overlap, lambda line: log.info("\n%s", line))]  # behind a bar's line
 
