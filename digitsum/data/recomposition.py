@@ -21,6 +21,10 @@ _MAX_GLYPH_PIXELS = 2**28
 _WINDOW = 1.25  # of the usual glyph's longer side: what is larger is no digit, or several
 _MIN_GLYPHS = 100  # of fewer nothing is composed
 _JITTER = (2, 4)  # pixels that a glyph strays from its place, down, and from the one before, to the right
+# What no distortion of a whole canvas can do, a glyph does by itself: turn by up to so much of a circle, and grow or
+# shrink by up to such a share.
+_TURN = 15 / 360
+_GROWTH = 0.1
 # Canvases that fall apart are those whose glyphs stand far from one another: half of the new ones are narrower, down to
 # this share of the distances, but no glyphs are nearer than this share of the usual one's longer side: who could read
 # them?
@@ -129,7 +133,7 @@ class Recomposition:
         corner -= (side - sizes) // 2  # of the window around it
         steps = torch.arange(side, device=device)
         down, right = corner[..., 0, None] + steps, corner[..., 1, None] + steps  # (B, D, side)
-        ink = self._glyphs[drawn]  # (B, D, side, side)
+        ink = _turned(self._glyphs[drawn].flatten(0, 1)).view(*drawn.shape, side, side)
         inside = ((down >= 0) & (down < height))[..., None] & ((right >= 0) & (right < width))[..., None, :]
         ink *= inside & present[..., None, None]
         pixel = (down.clamp(0, height - 1) * width)[..., None] + right.clamp(0, width - 1)[..., None, :]
@@ -153,3 +157,15 @@ class Recomposition:
     def num_drawn(self) -> int:
         """How many glyphs are drawn from: all, or as many as memory is for."""
         return len(self._glyphs)
+
+
+def _turned(glyphs: torch.Tensor) -> torch.Tensor:
+    """Each of the glyphs `(N, side, side)` uint8 turned around its middle, and smaller or larger, by chance."""
+    turn, size = (
+        torch.empty(len(glyphs), device=glyphs.device).uniform_(-most, most) for most in (2 * math.pi * _TURN, _GROWTH)
+    )
+    cos, sin = turn.cos() * (1 + size), turn.sin() * (1 + size)
+    middle = torch.zeros_like(cos)
+    maps = torch.stack([cos, -sin, middle, sin, cos, middle], dim=1).view(-1, 2, 3)
+    grid = F.affine_grid(maps, [len(glyphs), 1, *glyphs.shape[1:]], align_corners=False)
+    return F.grid_sample(glyphs[:, None].float(), grid, align_corners=False)[:, 0].round().to(torch.uint8)
