@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from digitsum.data import recomposition
 from digitsum.data.canvases import Layout, compose
 from digitsum.data.glyphs import load_glyph_pools
 from digitsum.data.recomposition import Recomposition
@@ -25,6 +26,14 @@ def bars(tmp_path, count=60, right=50):
         for column, digit in zip((10, right), row, strict=True):
             image[8 : 22 + digit, column : column + 3] = 200
     return dataset(tmp_path, images, digits.sum(1)), torch.from_numpy(digits).to(torch.int8)
+
+
+@pytest.fixture(autouse=True)
+def _as_cut(request, monkeypatch):
+    """Glyphs are neither turned nor scaled, but where a test is about that."""
+    if "turned" not in request.node.name:
+        monkeypatch.setattr(recomposition, "_TURN", 0.0)
+        monkeypatch.setattr(recomposition, "_GROWTH", 0.0)
 
 
 def test_the_sum_of_a_canvas_composed_anew_is_that_of_its_glyphs(tmp_path):
@@ -136,3 +145,25 @@ def test_real_glyphs_are_cut_whole(tmp_path):
     ink = (fresh > 0).float().sum() / (torch.from_numpy(images) > 0).sum()
     assert 0.9 < float(ink) < 1.1
     assert abs(float(sums.float().mean() - train.sums.float().mean())) < 2
+
+
+def test_each_glyph_is_turned_around_its_middle_and_scaled_by_itself(tmp_path):
+    train, digits = bars(tmp_path, 400)
+    torch.manual_seed(0)
+    fresh, _, drawn = Recomposition(train, digits, "clip")(
+        train.images.gather(train.index), train.sums, train.index, 1.0
+    )
+    bar = (fresh[:, :, :26] > 100).float()  # the left ones
+    rows = torch.arange(40)[:, None]
+    columns = torch.arange(26)
+    number = bar.sum((1, 2))
+    y, x = (bar * rows).sum((1, 2)) / number, (bar * columns).sum((1, 2)) / number
+    away_y, away_x = rows - y[:, None, None], columns - x[:, None, None]
+    lean = (bar * away_y * away_x).sum((1, 2)) / (bar * away_y**2).sum((1, 2))
+    turns = torch.rad2deg(lean.atan())
+    assert -16 < float(turns.min()) < -12
+    assert 12 < float(turns.max()) < 16
+    lengths = (bar * away_y**2).sum((1, 2)).div(number).mul(12).sqrt() / (14 + drawn[:, 0])
+    assert 0.78 < float(lengths.min()) < 0.95  # of whole pixels
+    assert 1.03 < float(lengths.max()) < 1.18
+    assert float(y.mean()) == pytest.approx(float((8 + (14 + drawn[:, 0].float()) / 2 - 0.5).mean()), abs=0.5)
