@@ -108,12 +108,16 @@ class Recomposition:
             Images and sums of the same shapes and types; and `(B, D)` int64 the digits of the new ones, from left to
             right, -1 behind the last one and for those that are as they were.
         """
-        if not self.num_glyphs or not len(images):
-            return images, sums, sums.new_full((len(sums), 1), -1)
-        device, (count, height, width) = images.device, images.shape
+        unknown = sums.new_full((len(sums), 1), -1)
+        if not self.num_glyphs:
+            return images, sums, unknown
+        device, (height, width) = images.device, images.shape[1:]
         canvas = self._canvas[index]
-        chosen = (canvas >= 0) & (torch.rand(count, device=device) < share)
-        places = self._places[canvas.clamp_min(0)]  # (B, D, 2)
+        chosen = torch.nonzero((canvas >= 0) & (torch.rand(len(canvas), device=device) < share)).flatten()
+        count = len(chosen)
+        if not count:
+            return images, sums, unknown
+        places = self._places[canvas[chosen]]  # (C, D, 2), of C chosen images
         present = places[..., 0] >= 0
         narrower = torch.empty((count, 1), device=device).uniform_(_NARROWEST, 1)
         narrower.masked_fill_(torch.rand((count, 1), device=device) < 0.5, 1)
@@ -132,7 +136,7 @@ class Recomposition:
         corner = torch.minimum(corner, room).clamp_min(0)  # of the ink, which stays on the canvas
         corner -= (side - sizes) // 2  # of the window around it
         steps = torch.arange(side, device=device)
-        down, right = corner[..., 0, None] + steps, corner[..., 1, None] + steps  # (B, D, side)
+        down, right = corner[..., 0, None] + steps, corner[..., 1, None] + steps  # (C, D, side)
         ink = _turned(self._glyphs[drawn].flatten(0, 1)).view(*drawn.shape, side, side)
         inside = ((down >= 0) & (down < height))[..., None] & ((right >= 0) & (right < width))[..., None, :]
         ink *= inside & present[..., None, None]
@@ -147,11 +151,13 @@ class Recomposition:
         if self.overlap == "mixed":
             wrapped = torch.rand((count, 1), device=device) < 0.5
             composed = torch.where(wrapped, composed % 256, composed)
-        fresh = composed.clamp_max(255).view(images.shape)
-        fresh = fresh.to(images.dtype) if images.dtype == torch.uint8 else fresh.to(images.dtype) / 255
-        digits = torch.where(present & chosen[:, None], self._digits[drawn], -1)
-        sums = torch.where(chosen, digits.clamp_min(0).sum(1), sums)
-        return torch.where(chosen[:, None, None], fresh, images), sums, digits
+        fresh = composed.clamp_max(255).view(count, height, width).to(images.dtype)
+        digits = torch.where(present, self._digits[drawn], -1)
+        return (
+            images.index_copy(0, chosen, fresh if images.dtype == torch.uint8 else fresh / 255),
+            sums.index_copy(0, chosen, digits.clamp_min(0).sum(1)),
+            unknown.expand(-1, digits.shape[1]).index_copy(0, chosen, digits),
+        )
 
     @property
     def num_drawn(self) -> int:
