@@ -1,9 +1,8 @@
 """Measure training, prediction, loading, composing and start-up on this machine, beside what they are compared with.
 
-    python scripts/benchmark.py                              everything but scaling: under 20 minutes on two cores
+    python scripts/benchmark.py                              everything but scaling: some 20 minutes on two cores
     python scripts/benchmark.py --quick                      one short round of training and prediction: it runs
-    python scripts/benchmark.py --only training,prediction   some sections: training prediction loading composing
-                                                             startup reader formats, and
+    python scripts/benchmark.py --only training,prediction   some sections
     python scripts/benchmark.py --only scaling --sizes 1000,10000,100000,1000000      the size of the data set
 
 Rows run in turns (A B C A B C ...), each in a fresh process and after steps that warm it up, so that whatever else the
@@ -22,7 +21,7 @@ import sys
 if __name__ == "__main__" and sys.flags.safe_path:  # then Python does not look beside this file, where the parts are
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONSAFEPATH": ""})
 
-from benchmarks.turns import ROWS, SECTIONS, Job, take_turns
+from benchmarks.turns import ROWS, SECTIONS, take_turns
 
 from digitsum.cli.console import print_help_and_exit, run_script
 from digitsum.cli.project import PROJECT
@@ -33,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--rounds", type=int, help="how often each row is measured (default 3)")
     made.add_argument("--quick", action="store_true", help="one round of a few steps: it runs, no more")
-    made.add_argument("--only", help="sections, separated by commas (default: all but scaling)")
+    made.add_argument("--only", help=f"some of {','.join(SECTIONS)} (default: all but scaling)")
     made.add_argument("--keras-python", help="the Python of another environment, with keras and tensorflow")
     made.add_argument("--outputs-dir", default=f"{PROJECT}/outputs", help="where results go")
     made.add_argument("--sizes", default="1000,10000,100000", help="scaling: numbers of training images")
@@ -48,7 +47,6 @@ import tempfile
 from datetime import datetime
 from pathlib import Path
 
-import torch
 from benchmarks.report import summary, text_of, write
 
 from digitsum.cli.output_dirs import writable
@@ -71,28 +69,25 @@ def main() -> None:
     if options.keras_python and not shutil.which(options.keras_python):
         raise InputError(f"--keras-python: expected a Python, found none at {options.keras_python}")
 
-    outputs, device = Path(options.outputs_dir).absolute(), "cuda" if torch.cuda.is_available() else "cpu"
+    amounts = {"warmup": 2, "steps": 4, "seconds": 0.2} if options.quick else {"warmup": 10, "steps": 50, "seconds": 2}
+    outputs, about = Path(options.outputs_dir).absolute(), environment()
     folder = Path(writable(outputs / "benchmarks", "choose another folder with --outputs-dir"))
     with Signals().listening(), tempfile.TemporaryDirectory(dir=folder, prefix=".") as scratch:
-        job: Job = {"data": "", "scratch": scratch, "device": device, "warmup": 10, "steps": 50, "seconds": 2}
-        job |= {"warmup": 2, "steps": 4, "seconds": 0.2} if options.quick else {}
+        job = {"data": "", "scratch": scratch, "device": "cuda" if about["machine"]["gpu"] else "cpu", **amounts}
         if set(sections) - {"scaling", "composing"}:
-            job["data"] = composed(24_000, 6_000, outputs / "datasets")
+            images = Composition(num_train=24_000, num_val=6_000, num_test=64)
+            job["data"] = str(cached_dataset(images, outputs / "datasets"))
         jobs = {name: job for name in ROWS if name.partition("/")[0] in sections}
         if "training/ours" in jobs and not options.quick:
             jobs["training/ours"] = {**job, "steps": 365}  # a whole epoch tells what is between its steps from chance
         for size in sizes if "scaling" in sections else []:
-            jobs[f"scaling/{size}"] = {**job, "data": composed(size, 64, Path(scratch)), "steps": 4 * job["steps"]}
-        content = summary(take_turns(jobs, rounds, options.keras_python), environment(), device)
+            data = cached_dataset(Composition(num_train=size, num_val=64, num_test=64), Path(scratch))
+            jobs[f"scaling/{size}"] = {**job, "data": str(data), "steps": 4 * job["steps"]}
+        content = summary(take_turns(jobs, rounds, options.keras_python), about)
     print(text_of(content))
-    folder /= datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    folder /= f"{datetime.now():%Y-%m-%d_%H-%M-%S-%f}"
     write(content, folder)
     print(f"written to {folder}")
-
-
-def composed(num_train: int, num_val: int, folder: Path) -> str:
-    """A data set of the bundled digits, composed in `folder` unless it is there."""
-    return str(cached_dataset(Composition(num_train=num_train, num_val=num_val, num_test=64), folder))
 
 
 if __name__ == "__main__":

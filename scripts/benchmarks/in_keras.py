@@ -1,8 +1,6 @@
-"""The reference network in Keras 3 on TensorFlow, measured for scripts/benchmark.py; knows nothing of digitsum.
+"""The reference network in Keras 3 on TensorFlow, measured for scripts/benchmark.py.
 
-    PYTHON scripts/benchmarks/in_keras.py training/keras '{"data": "FOLDER", ...}'     (see turns.py)
-
-Runs in any environment that has keras and tensorflow.
+Runs in any environment that has keras and tensorflow, and knows nothing of digitsum. Told as in_torch.py what to do.
 """
 
 import json
@@ -30,16 +28,16 @@ def network(image_size: tuple[int, int]) -> Any:
     return model
 
 
-def read(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The shards of `folder`: images `(N, H, W, 1)` and sums `(N,)`, float32 in memory."""
-    numbers = range(len(list(folder.glob("data*.npy"))))
-    images, sums = (np.concatenate([np.load(folder / f"{name}{n}.npy") for n in numbers]) for name in ("data", "lab"))
-    return images[..., None].astype(np.float32) / 255, sums.astype(np.float32)
+def read(folder: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """The shards of a split: images `(N, H, W, 1)` and sums `(N,)`, float32 in memory."""
+    files = (sorted(Path(folder, split).glob(f"{name}*.npy")) for name in ("data", "lab"))  # both in the same order
+    images, sums = (np.concatenate([np.load(path) for path in paths]).astype(np.float32) for paths in files)
+    return images[..., None] / 255, sums
 
 
 def training(job: dict[str, Any]) -> dict[str, float]:
     """Images per second of `fit` after warming up, without validation, metrics and progress bar."""
-    images, sums = read(Path(job["data"], "train"))
+    images, sums = read(job["data"], "train")
     ends: list[float] = []  # of the steps, and of the epoch, whose loss is read: that waits for the device
 
     def note(*_: Any, **__: Any) -> None:
@@ -53,7 +51,7 @@ def training(job: dict[str, Any]) -> dict[str, float]:
 
 def prediction(job: dict[str, Any]) -> dict[str, float]:
     """Images per second of `predict`, at the best of three batch sizes: the default, the reference's, a large one."""
-    images, _ = read(Path(job["data"], "val"))
+    images, _ = read(job["data"], "val")
     model, found = network(images.shape[1:3]), {}
     for batch_size in (32, 64, 256):
         model.predict(images[: 2 * batch_size], batch_size=batch_size, verbose=0)

@@ -1,5 +1,7 @@
-"""What a benchmark says: medians, ratios beside their targets, hardware and versions; as text, JSON and figures."""
+"""What a benchmark found: medians beside their targets, as text, JSON and figures."""
 
+import operator
+from collections import defaultdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,11 +23,11 @@ TARGETS = (  # a row, the row of the same round that it is divided by, what must
 )
 
 
-def summary(found: dict[str, list[Found]], environment: dict[str, Any], device: str) -> dict[str, Any]:
+def summary(found: dict[str, list[Found]], environment: dict[str, Any]) -> dict[str, Any]:
     """What each row `found` in each round, with medians, targets and `environment`: all of it, as plain values."""
-    machine, count = environment["machine"], max(map(len, found.values()))
-    hardware = machine["gpu"] if device == "cuda" else f"{machine['processor']}, {machine['cores']} cores"
-    title = f"{hardware}: medians of {count} round(s), from the lowest to the highest"
+    machine = environment["machine"]
+    hardware = machine["gpu"] or f"{machine['processor']}, {machine['cores']} cores"
+    title = f"{hardware}: medians of {max(map(len, found.values()))} round(s), from the lowest to the highest"
     values = {name: [one["value"] for one in rounds] for name, rounds in found.items() if "skipped" not in rounds[0]}
     rows = {}
     for name, rounds in found.items():
@@ -35,12 +37,13 @@ def summary(found: dict[str, list[Found]], environment: dict[str, Any], device: 
     for name, against, bound, goal in TARGETS:
         if {name, against or name} <= values.keys():
             ratios = [a / b for a, b in zip(values[name], values[against], strict=True)] if against else values[name]
-            sign, least = (1, "least") if goal > bound else (-1, "most")
-            met, reached = (sign * median(ratios) >= sign * number for number in (bound, goal))
-            verdict = f"at {least} {bound:,g}: {'met' if met else 'MISSED'}; "
-            verdict += f"goal {goal:,g}: {'reached' if reached else 'not reached'}"
+            least, reaches = ("least", operator.ge) if goal > bound else ("most", operator.le)
+            met = "met" if reaches(median(ratios), bound) else "MISSED"
+            reached = "reached" if reaches(median(ratios), goal) else "not reached"
+            verdict = f"at {least} {bound:,g}: {met}; goal {goal:,g}: {reached}"
             target = f"{name} : {against}" if against else name
             targets.append({"target": target, **_spread(ratios), "verdict": verdict})
+    device = "cuda" if machine["gpu"] else "cpu"
     return {"title": title, "device": device, "rows": rows, "targets": targets, **environment}
 
 
@@ -66,23 +69,21 @@ def text_of(content: dict[str, Any]) -> str:
 def write(content: dict[str, Any], folder: Path) -> None:
     """Write `benchmark.json`, `benchmark.png` of speeds, and `scaling.png` and `scaling.json` of that section."""
     write_json(folder / "benchmark.json", content)
-    values = {name: [r["value"] for r in row["rounds"]] for name, row in content["rows"].items() if "median" in row}
-    limits = {SECTIONS["training"]: median(values.pop("training/limit"))} if "training/limit" in values else {}
-    panels: dict[str, dict[str, list[float]]] = {}
-    for name in values:
+    rows = {name: row for name, row in content["rows"].items() if "median" in row}
+    limits = {SECTIONS["training"]: rows.pop("training/limit")["median"]} if "training/limit" in rows else {}
+    panels: dict[str, dict[str, list[float]]] = defaultdict(dict)
+    for name, row in rows.items():
         if name.startswith(("training/", "prediction/", "loading/")):
-            panels.setdefault(SECTIONS[name.partition("/")[0]], {})[ROWS[name]] = values[name]
+            panels[SECTIONS[name.partition("/")[0]]][row["what"]] = [found["value"] for found in row["rounds"]]
     if panels:
         write_figure(folder / "benchmark.png", speeds_figure(panels, limits, content["title"]))
-    sizes = [name for name in values if name.startswith("scaling/")]
+    sizes = {int(name.partition("/")[2]): row["rounds"] for name, row in rows.items() if name.startswith("scaling/")}
     if sizes:
-        images = [int(name.partition("/")[2]) for name in sizes]
-        curves = {"training, images/s": [values[name] for name in sizes]}
-        peaks = [[found["peak_mb"] for found in content["rows"][name]["rounds"]] for name in sizes]
-        if None not in peaks[0]:  # the system says
-            curves["peak of own memory, MB"] = peaks
-        write_json(folder / "scaling.json", {"images": images, **curves})
-        write_figure(folder / "scaling.png", scaling_figure(images, curves, content["title"]))
+        keys = {"training, images/s": "value", "peak of own memory, MB": "peak_mb"}
+        curves = {label: [[found[key] for found in rounds] for rounds in sizes.values()] for label, key in keys.items()}
+        curves = {label: values for label, values in curves.items() if None not in values[0]}  # the system may not say
+        write_json(folder / "scaling.json", {"images": list(sizes), **curves})
+        write_figure(folder / "scaling.png", scaling_figure(list(sizes), curves, content["title"]))
 
 
 def _spread(values: list[float]) -> dict[str, float]:

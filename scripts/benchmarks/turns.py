@@ -1,10 +1,4 @@
-"""What scripts/benchmark.py measures, and how: row by row in turns, each time in a process of its own.
-
-A row is told its job, plain values that travel as JSON: `data`, a folder with `train/` and `val/`, each with shards;
-`scratch`, a folder for what it writes; `device`, `cpu` or `cuda`; `warmup` and `steps`, how many steps of a training
-come before the clock starts and how many are timed, 1 or more each; `seconds`, for how long to do anything else. It
-prints what it found as a line of JSON: `value`, and numbers to report beside it.
-"""
+"""What scripts/benchmark.py measures, row by row in turns, each time in a process of its own."""
 
 import importlib.util
 import json
@@ -12,14 +6,13 @@ import shlex
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from digitsum.cli.project import PROJECT
 from digitsum.errors import InputError
 
-Job = dict[str, Any]
 Found = dict[str, Any]
 
 SECTIONS = {  # the first part of a row's name: what it measures in which unit
@@ -58,27 +51,20 @@ ROWS = {  # scaling has a row for each number of images
     "formats/onnx": "onnxruntime, batches of 64",
 }
 
-SCRIPTS = Path(__file__).resolve().parent.parent
 
-
-def take_turns(jobs: dict[str, Job], rounds: int, keras: str | None) -> dict[str, list[Found]]:
-    """What each row of `jobs` found in each round; `keras` is the Python that has Keras, None for this one.
-
-    Raises:
-        InputError: a row failed.
-    """
+def take_turns(jobs: dict[str, dict[str, Any]], rounds: int, keras: str | None) -> dict[str, list[Found]]:
+    """What each row of `jobs` found in each round; `keras` is the Python that has Keras, None for this one."""
     if "startup/first_step" in jobs:  # the first run of all compiles the loops
         measure("startup/first_step", jobs["startup/first_step"], None)
     found: dict[str, list[Found]] = {name: [] for name in jobs}
-    bar = tqdm(list(jobs) * rounds, unit=" measurements", dynamic_ncols=True)
-    for name in bar:
+    for name in (bar := tqdm(list(jobs) * rounds, unit=" measurements", dynamic_ncols=True)):
         bar.set_description(name)
         found[name].append(measure(name, jobs[name], keras))
     return found
 
 
-def measure(name: str, job: Job, keras: str | None) -> Found:
-    """What a row finds once; where it cannot be measured here, the reason under `skipped`."""
+def measure(name: str, job: dict[str, Any], keras: str | None) -> Found:
+    """What a row finds once: `value` and numbers beside it, or `skipped`, why not; an InputError where it fails."""
     if name.endswith("/keras") and not (keras or all(map(importlib.util.find_spec, ("keras", "tensorflow")))):
         return {"skipped": "needs keras and tensorflow; --help says how to get them"}
     words, begin = command(name, job, keras or sys.executable), time.time()
@@ -92,25 +78,23 @@ def measure(name: str, job: Job, keras: str | None) -> Found:
     return {"value": first_step - begin} if name == "startup/first_step" else found
 
 
-def command(name: str, job: Job, keras: str) -> list[str]:
-    """The command that measures a row."""
-    python, text, length = sys.executable, json.dumps(job), job["warmup"] + job["steps"]
-
-    def train(**limits: int) -> list[str]:
-        places = ["data=arrays", f"data.root='{job['data']}'", f"outputs_dir='{job['scratch']}'"]
-        clock = ["+callbacks.clock._target_=benchmarks.in_torch.step_clock", f"+callbacks.clock.warmup={job['warmup']}"]
-        limits = {"limit_predict_batches": 1, **limits}  # of the evaluations at the end
-        trainer = [f"trainer.{key}={value}" for key, value in {"accelerator": job["device"], **limits}.items()]
-        return [python, f"{SCRIPTS}/train.py", "test=false", *places, *clock, *trainer]
-
+def command(name: str, job: dict[str, Any], keras: str) -> list[str]:
+    """The command that measures a row: it prints what it found as a line of JSON, or is timed as a whole."""
     section, _, row = name.partition("/")
+    python, scripts = sys.executable, f"{PROJECT}/scripts"
+    train = [python, f"{scripts}/train.py", "test=false", f"outputs_dir='{job['scratch']}'"]
+    train += ["data=arrays", f"data.root='{job['data']}'", f"trainer.accelerator={job['device']}"]
+    train += ["+callbacks.clock._target_=benchmarks.in_torch.step_clock", f"+callbacks.clock.warmup={job['warmup']}"]
+    train += ["trainer.limit_predict_batches=1"]  # of the evaluations at the end
+    length = job["warmup"] + (1 if section == "startup" else job["steps"])
+    epoch = ["trainer.max_epochs=1", f"trainer.limit_train_batches={length}"]
     commands = {
-        "training/ours": train(max_epochs=1, limit_train_batches=length),
-        "startup/first_step": train(max_epochs=1, limit_train_batches=job["warmup"] + 1, limit_val_batches=1),
+        "training/ours": [*train, *epoch],
+        "startup/first_step": [*train, *epoch, "trainer.limit_val_batches=1"],
+        "scaling": [*train, "trainer.max_epochs=-1", f"trainer.max_steps={length}"],
         "startup/imports": [python, "-c", "import torch, lightning"],
-        "startup/help": [python, f"{SCRIPTS}/train.py", "--help"],
-        "scaling": train(max_epochs=-1, max_steps=length, limit_val_batches=1),
-        "keras": [keras, f"{SCRIPTS}/benchmarks/in_keras.py", name, text],
+        "startup/help": [python, f"{scripts}/train.py", "--help"],
+        "keras": [keras, f"{scripts}/benchmarks/in_keras.py", name, json.dumps(job)],
     }
-    in_torch = [python, f"{SCRIPTS}/benchmarks/in_torch.py", name, text]
+    in_torch = [python, f"{scripts}/benchmarks/in_torch.py", name, json.dumps(job)]
     return next((commands[key] for key in (name, section, row) if key in commands), in_torch)

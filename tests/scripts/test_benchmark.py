@@ -23,7 +23,7 @@ ENVIRONMENT = {
 def summary(**values):
     """A summary of rows whose names have `_` for `/`."""
     found = {name.replace("_", "/", 1): [{"value": value} for value in row] for name, row in values.items()}
-    return report.summary(found, ENVIRONMENT, "cpu")
+    return report.summary(found, ENVIRONMENT)
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def printed(text):
 def test_the_operations_of_a_training_image_are_those_counted_by_hand(job):
     conv1, conv2 = 2 * 9 * 32 * 38 * 166, 2 * 9 * 32 * 64 * 17 * 81
     dense, output = 2 * 64 * 8 * 40 * 128, 2 * 128
-    flops = in_torch.Rows(**job, sides=(64,)).training_limit()["gflop_per_image"] * 1e9
+    flops = in_torch.Rows(**job).training_limit(sides=(64,))["gflop_per_image"] * 1e9
     assert round(flops) == 2 * conv1 + 3 * (conv2 + dense + output) == 175_281_408
 
 
@@ -88,7 +88,7 @@ def test_the_text_shows_medians_their_range_what_stands_beside_and_rows_that_wer
     found = {"training/ours": [{"value": value, "threads": 2, "peak_mb": None} for value in (500, 520, 900)]}
     found["training/keras"] = [{"skipped": "needs keras"}]
     found["prediction/keras"] = [{"value": 10, "versions": {"keras": "3.0"}}]
-    text = report.text_of(report.summary(found, ENVIRONMENT, "cpu"))
+    text = report.text_of(report.summary(found, ENVIRONMENT))
     (line,) = [line for line in text.splitlines() if "train.py runs" in line]
     assert line.split()[-6:] == ["520", "(500", "to", "900)", "threads", "2"]
     assert "not measured: needs keras" in text
@@ -159,27 +159,29 @@ def test_the_textbook_is_timed_by_the_same_clock(job, capsys):
     assert printed(capsys.readouterr().out)["value"] > 0
 
 
-@pytest.mark.parametrize(
-    "row", ["training_bare", "training_limit", "prediction_textbook", "loading_ours", "loading_textbook"]
-)
+@pytest.mark.parametrize("row", ["training/bare", "prediction/textbook", "loading/ours", "loading/textbook"])
 def test_a_row_finds_its_speed(row, job):
-    assert getattr(in_torch.Rows(**job, sides=(256,)), row)()["value"] > 0
+    assert in_torch.Rows(**job).measure(row)["value"] > 0
+
+
+def test_the_limit_is_a_speed(job):
+    assert in_torch.Rows(**job).training_limit(sides=(256,))["value"] > 0
 
 
 def test_a_published_model_answers_in_batches_and_one_by_one(job):
-    found = in_torch.Rows(**job).formats_torch()
+    found = in_torch.Rows(**job).measure("formats/torch")
     assert found["value"] > 0
     assert found["one_by_one"] > 0
 
 
 def test_predictions_are_timed_until_their_table_is_complete(job):
-    found = in_torch.Rows(**job).prediction_ours()
+    found = in_torch.Rows(**job).measure("prediction/ours")
     assert found["value"] > 0
     assert found["figures_seconds"] > 0
 
 
 def test_the_readers_loss_is_a_share_of_its_step(job):
-    found = in_torch.Rows(**job).reader_float32()
+    found = in_torch.Rows(**job).measure("reader/float32")
     assert found["value"] > 0
     assert 0 < found["loss_share"] < 1
 
