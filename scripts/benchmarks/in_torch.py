@@ -111,9 +111,11 @@ class Rows:
         return {"value": 1_000 / measured(lambda: canvases(start=next(starts)), self.seconds).mean}
 
     def reader(self, row: str) -> dict[str, float]:
-        """A training step of the reader as experiment=reader has it, and the share of it that its loss takes."""
+        """A training step as experiment=reader has it, or had it in version 0.4, and the share of its loss."""
         train, cut = self._split("train"), row in ("float32", "bfloat16")
-        settings, optimizer = ReaderSettings(fast=row != "plain"), OptimizerSettings("muon")
+        settings, optimizer = ReaderSettings(), OptimizerSettings("muon")
+        if row == "of_0_4":
+            settings, optimizer = ReaderSettings(width=32, depth=4, fast=False), OptimizerSettings("adam")
         module = SumModule("reader", train.images.image_size, settings, optimizer)
         batches = Batches(train, 64, shuffle_seed=0, widths=ink_widths(train) if cut else None)
         augment = Augmentation(scale=0.1, shear=0.2, shift=2, elastic=1.2)

@@ -16,7 +16,7 @@ TARGETS = (  # a row, the row of the same round that it is divided by, what must
     ("training/ours", "training/bare", 0.95, 1.0),
     ("training/ours", "training/limit", 0.40, 0.70),
     ("prediction/ours", "prediction/keras", 1.4, 2.0),
-    ("reader/float32", "reader/plain", 1.5, 2.5),
+    ("reader/float32", "reader/of_0_4", 1.5, 2.5),
     ("composing/ours", None, 10_000, 50_000),
     ("startup/help", None, 2.0, 1.0),  # less is better where less is hoped for
     ("startup/first_step", "startup/imports", 1.5, 1.1),

@@ -45,7 +45,7 @@ ROWS = {  # scaling has a row for each number of images
     "reader/float32": "batches cut behind their ink, float32",
     "reader/bfloat16": "batches cut behind their ink, bfloat16",
     "reader/uncut": "whole images, float32",
-    "reader/plain": "whole images, torch's own layers, float32",
+    "reader/of_0_4": "that of version 0.4, whole images, float32",
     "formats/torch": "torch, batches of 64",
     "formats/torch_export": "torch.export, batches of 64",
     "formats/onnx": "onnxruntime, batches of 64",
