@@ -170,7 +170,13 @@ def _onnx(graph: Graph, sample: torch.Tensor, about: dict[str, str]) -> tuple[by
 
 
 def _torch_export(graph: Graph, sample: torch.Tensor, about: dict[str, str]) -> tuple[bytes, _Run]:
-    program = torch.export.export(graph, (sample,), dynamic_shapes=_dynamic_shapes(graph), strict=False)
+    program = torch.export.export(
+        graph,
+        (sample,),
+        dynamic_shapes=_dynamic_shapes(graph),
+        strict=False,
+        prefer_deferred_runtime_asserts_over_guards=True,  # it cannot prove which widths a strided convolution takes
+    )
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={f"{name}.txt": text for name, text in about.items()})
     content = file.getvalue()
