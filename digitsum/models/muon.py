@@ -9,7 +9,7 @@ from torch import nn
 
 _MOMENTUM = 0.95
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-_ITERATIONS = 5
+_ITERATIONS = 4  # the fifth that is usual changes nothing here, and takes its time
 
 
 class Muon(torch.optim.AdamW):
@@ -69,7 +69,8 @@ class Muon(torch.optim.AdamW):
 def orthogonal(matrix: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """About the orthogonal matrix nearest to `matrix` `(m, n)`: its singular values become 0.7 to 1.2, a zero stays.
 
-    Five Newton-Schulz iterations with Jordan's coefficients, which need nothing but products of matrices, in `dtype`.
+    Those of less than a two-hundredth of the matrix's norm grow a hundredfold. Four Newton-Schulz iterations with Jordan's
+    coefficients, which need nothing but products of matrices, in `dtype`.
     """
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = (x / x.norm().clamp_min(1e-7)).to(dtype)
