@@ -69,8 +69,8 @@ class Muon(torch.optim.AdamW):
 def orthogonal(matrix: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     """About the orthogonal matrix nearest to `matrix` `(m, n)`: its singular values become 0.7 to 1.2, a zero stays.
 
-    Those of less than a two-hundredth of the matrix's norm grow a hundredfold. Four Newton-Schulz iterations with Jordan's
-    coefficients, which need nothing but products of matrices, in `dtype`.
+    Those of less than a two-hundredth of the matrix's norm grow a hundredfold. Four Newton-Schulz iterations with
+    Jordan's coefficients, which need nothing but products of matrices, in `dtype`.
     """
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
     x = (x / x.norm().clamp_min(1e-7)).to(dtype)

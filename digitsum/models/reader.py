@@ -26,6 +26,8 @@ _MAX_STATES = 30_000_000  # numbers that a distribution may take at once
 # channels of the convolutions, in those of the first one, by how many convolutions there are
 _CHANNELS = {4: (1, 2, 3, 5), 5: (1, 2, 4, 5, 8)}
 _INITIAL_DIGITS = 0.2  # the share of digits among the classes before training
+# With AVX-512 the library's own gradients are the faster ones; on a processor with AVX2 they are not.
+_FAST_LAYERS = torch.backends.cpu.get_cpu_capability() != "AVX512"
 
 
 @dataclass
@@ -39,7 +41,7 @@ class ReaderSettings(NetworkSettings):
     # subtracted in training from the log-probability of a reading for each of its digits, in nats: where their number
     # is unknown, a 5 is else as well read as a 4 and a 1
     length_penalty: float = 0.0
-    fast: bool = True  # train on a CPU with faster forms of the layers (see `digitsum.models.fast_layers`)
+    fast: bool = True  # train on a CPU with faster forms of the layers, where they are (`digitsum.models.fast_layers`)
 
     def __post_init__(self) -> None:
         counts_of(self.num_digits)
@@ -196,7 +198,7 @@ class Reader(Network):
     def _log_probs(self, x: torch.Tensor) -> torch.Tensor:
         """Images `(N, 1, H, W)` to `(N, T, 11)`."""
         conv, conv_pool = nn.Conv2d.__call__, _conv_pool
-        if self.settings.fast:
+        if self.settings.fast and _FAST_LAYERS:
             conv, conv_pool = fast_layers.conv, fast_layers.conv_pool
         x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
         if self.settings.depth == 5:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from digitsum.errors import InputError
-from digitsum.models import fast_loops
+from digitsum.models import fast_loops, reader
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
 from digitsum.models.reader import STRIDE, Reader, ReaderSettings, counts_of
 from digitsum.models.registry import NETWORKS, network_settings
@@ -405,7 +405,8 @@ def saying_ink(x):
 # --- learning
 
 
-def test_faster_layers_have_the_losses_and_gradients_of_the_plain_ones(images):
+def test_faster_layers_have_the_losses_and_gradients_of_the_plain_ones(images, monkeypatch):
+    monkeypatch.setattr(reader, "_FAST_LAYERS", True)
     fast, plain = make_reader(fast=True), make_reader(fast=False)
     sums = torch.tensor([3, 9, 12, 20, 31])
     losses = [net.loss(net(images), sums) for net in (fast, plain)]
@@ -418,13 +419,18 @@ def test_faster_layers_have_the_losses_and_gradients_of_the_plain_ones(images):
         assert torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4 * theirs.abs().max().item())
 
 
-def test_plain_layers_take_no_compiled_loops(images, monkeypatch):
+def test_plain_layers_take_no_compiled_loops_nor_does_a_processor_whose_library_is_faster(images, monkeypatch):
     monkeypatch.setattr(fast_loops, "backward", None)
-    reader = make_reader(fast=False)
-    reader.loss(reader(images), torch.full((5,), 9)).backward()
-    reader = make_reader(fast=True)
+
+    def learn(fast, faster):
+        monkeypatch.setattr(reader, "_FAST_LAYERS", faster)
+        net = make_reader(fast=fast)
+        net.loss(net(images), torch.full((5,), 9)).backward()
+
+    learn(fast=False, faster=True)
+    learn(fast=True, faster=False)
     with pytest.raises(TypeError, match="not callable"):
-        reader.loss(reader(images), torch.full((5,), 9)).backward()
+        learn(fast=True, faster=True)
 
 
 def test_a_few_dozen_steps_teach_digits_from_their_sums_alone():
