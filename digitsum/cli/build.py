@@ -101,7 +101,7 @@ def build_parts(cfg: DictConfig) -> tuple[dict[str, Any], SumDataModule]:
     """
     arguments, datamodule = model_arguments(cfg), build_datamodule(cfg)
     if datamodule.data.bucket_by_width and not NETWORKS[arguments["network"]][0].variable_width:
-        found = f"got {arguments['network']}; leave it out"
+        found = f"got {arguments['network']}; set it to false"
         raise InputError(f"data.bucket_by_width: expected a network that takes images of any width, {found}")
     if isinstance(datamodule.data, ComposedData):
         arguments["settings"].check_num_digits(*datamodule.data.layout.digit_range)
