@@ -141,8 +141,8 @@ class Reader(Network):
         InputError refuses a sum that no possible number of digits has; in training elsewhere than on a CPU, where a
         look is expensive, the loss is then infinite.
 
-        Where several numbers of digits are possible and an image's `digits` `(N, D)` are known (-1 behind the last one,
-        and alone where they are not), it is -log P(the digits): a sum says little of how many they are.
+        Where an image's `digits` `(N, D)` are known (-1 behind the last one, and alone where they are not), it is
+        -log P(the digits), which say more than their sum.
         """
         num_copies, num_frames = output.shape[1:3]
         logs = log_likelihood(
@@ -155,7 +155,7 @@ class Reader(Network):
                 f"the sum {wrong} cannot be that of model.num_digits={self.settings.num_digits} digits in {num_frames} "
                 "frames; correct the label, or give the number of digits that the images have"
             )
-        if digits is not None and self.counts.min != self.counts.max:
+        if digits is not None:
             known = (digits >= 0).any(1)
             logs = torch.where(known, sequence_log_likelihood(output[:, 0], digits), logs)
         return -logs.mean()
