@@ -61,12 +61,7 @@ class ConvPool(nn.Module):
         if _is_plain_float(x, self.weight):
             if x.shape[1] == 1 and not x.requires_grad:
                 return _BlankStep.apply(x, self.weight, self.bias)
-            if torch.is_grad_enabled():
-                return _Step.apply(x, self.weight, self.bias, (0, 0), True)
-            return torch.cat([self._plain(part) for part in _parts(x)])
-        return self._plain(x)
-
-    def _plain(self, x: torch.Tensor) -> torch.Tensor:
+            return _Step.apply(x, self.weight, self.bias, (0, 0), True)
         # the larger of four values rectified is the largest of four rectified values, on a quarter of the memory
         return F.relu(F.max_pool2d(F.conv2d(x, self.weight, self.bias), 2), inplace=True)
 
@@ -102,18 +97,13 @@ def conv(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     return layer(x)
 
 
-def _parts(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """A few images at a time: what a convolution makes of them is still in the processor's cache when it is pooled."""
-    return x.split(8 * torch.get_num_threads())
-
-
 def _is_plain_float(x: torch.Tensor, weight: torch.Tensor) -> bool:
     exact = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled(x.device.type)
     return x.device.type == "cpu" and exact and not torch.compiler.is_compiling()
 
 
 class _Step(torch.autograd.Function):
-    """The forward pass is the library's; the backward pass visits what pooling, and ReLU if it follows, kept."""
+    """The convolution is the library's, the pooling ours; the backward pass visits what pooling, and ReLU, kept."""
 
     @staticmethod
     def forward(
@@ -124,13 +114,9 @@ class _Step(torch.autograd.Function):
         padding: tuple[int, ...],
         rectified: bool,
     ) -> torch.Tensor:
-        if any(padding):
-            x = F.pad(x, (padding[1], padding[1], padding[0], padding[0]))
+        x = F.pad(x, (padding[1], padding[1], padding[0], padding[0])) if any(padding) else x
         x = x.contiguous(memory_format=torch.channels_last)
-        pooled = [F.max_pool2d(F.conv2d(part, weight, bias), 2, return_indices=True) for part in _parts(x)]
-        out, kept = map(torch.cat, zip(*pooled, strict=True))
-        if rectified:
-            out.relu_()
+        out, kept = _pooled(F.conv2d(x, weight, bias), 0.0 if rectified else -torch.inf)
         ctx.save_for_backward(x, weight, kept, out if rectified else None)
         ctx.padding, ctx.has_bias = padding, bias is not None
         return out
@@ -154,6 +140,15 @@ class _Step(torch.autograd.Function):
         (top, left), (height, width) = ctx.padding, x.shape[2:]
         grad_x = grad_x[:, :, top : height - top, left : width - left]
         return grad_x, grad_weight, grad.sum((0, 2, 3)) if ctx.has_bias else None, None, None
+
+
+def _pooled(x: torch.Tensor, least: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest of each 2x2 places of `x`, or `least`, and which of the four it is, uint8."""
+    num, channels, height, width = x.shape
+    out = torch.empty((num, channels, height // 2, width // 2), memory_format=torch.channels_last)
+    kept = torch.empty_like(out, dtype=torch.uint8)
+    fast_loops.pool_forward(_channels_last(x), torch.tensor([least]), _channels_last(out), _channels_last(kept))
+    return out, kept
 
 
 class _Conv(torch.autograd.Function):

@@ -66,7 +66,6 @@ def backward(x, grad, kept, weight, grad_x, grad_weight):  # type: ignore[no-unt
     num, height, width, channels = grad.shape
     x_width, in_channels = x.shape[2], x.shape[3]
     rows, row = weight.shape[1], np.uint64(weight.shape[2])  # unsigned: no index counts from the end
-    conv_width = x_width - weight.shape[2] // in_channels + 1
     next_row = np.uint64(x_width * in_channels)
     steps = np.array([0, in_channels, x_width * in_channels, (x_width + 1) * in_channels])  # to the places of a pool
     parts = len(grad_weight)
@@ -89,10 +88,7 @@ def backward(x, grad, kept, weight, grad_x, grad_weight):  # type: ignore[no-unt
                     corner = (2 * top * x_width + 2 * left) * in_channels
                     pool_num[:] = 0
                     for channel in range(channels):
-                        value = grad[image, top, left, channel]
-                        # `kept` counts the convolution's outputs row by row; a division would be slow
-                        place = kept[image, top, left, channel] - (2 * top * conv_width + 2 * left)
-                        place -= conv_width - 2 if place >= conv_width else 0
+                        value, place = grad[image, top, left, channel], kept[image, top, left, channel]
                         # written in any case and counted where it is not zero: a branch would be guessed wrong
                         n, m = num_values[channel], pool_num[place]
                         values[channel, n] = pool_values[place, m] = value
@@ -134,6 +130,28 @@ def backward(x, grad, kept, weight, grad_x, grad_weight):  # type: ignore[no-unt
                             b1 += next_row
                             b2 += next_row
                             b3 += next_row
+
+
+@_compiled
+def pool_forward(x, least, out, kept):  # type: ignore[no-untyped-def]
+    """Fill `out` with the largest of the four places under each output, or `least`, and `kept` with which it is."""
+    num, height, width, channels = out.shape
+    for image in numba.prange(num):
+        for top in range(height):
+            for left in range(width):
+                v0, v1 = x[image, 2 * top, 2 * left], x[image, 2 * top, 2 * left + 1]
+                v2, v3 = x[image, 2 * top + 1, 2 * left], x[image, 2 * top + 1, 2 * left + 1]
+                o, k = out[image, top, left], kept[image, top, left]
+                for c in range(channels):
+                    largest, place = v0[c], np.uint8(0)
+                    if v1[c] > largest or v1[c] != v1[c]:
+                        largest, place = v1[c], np.uint8(1)
+                    if v2[c] > largest or v2[c] != v2[c]:
+                        largest, place = v2[c], np.uint8(2)
+                    if v3[c] > largest or v3[c] != v3[c]:
+                        largest, place = v3[c], np.uint8(3)
+                    o[c] = least[0] if largest <= least[0] else largest
+                    k[c] = place
 
 
 @_compiled
