@@ -17,7 +17,7 @@ Settings, as key=value:
     num_digits=null|4|[1,8]  how many digits the images hold, for a model that reads them; null: any number.
                              Default: what it was trained for
     tta=1                    for such a model: over how many copies of an image to average, 1 to 6
-    batch_size=N             images at once; default: 64 for a model that reads digits, else 256
+    batch_size=N             images at once; default: 64 for a model that reads digits, else 512
     trainer=auto|cpu|gpu|mps
     mnist_root=FOLDER        where MNIST is, if the run's data must be composed anew
     data_root=FOLDER         where the run's own arrays are, if they have moved

@@ -61,7 +61,7 @@ class Network(nn.Module):
     @property
     def prediction_batch_size(self) -> int:
         """Images at once in prediction: large batches are faster, but who reads digits keeps much of each image."""
-        return 64 if self.predicts_digits else 256
+        return 64 if self.predicts_digits else 512
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Map images `(N, H, W)`, uint8 in 0..255 or float in [0, 1], to an output whose first axis is `N`."""
