@@ -1,4 +1,4 @@
-"""Measure training, prediction, loading, composing and start-up on this machine, beside what they are compared with.
+"""Measure training, prediction, composing and start-up on this machine, beside what they are compared with.
 
     python scripts/benchmark.py                              everything but scaling: some 20 minutes on two cores
     python scripts/benchmark.py --quick                      one short round of training and prediction: it runs

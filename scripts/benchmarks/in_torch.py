@@ -4,7 +4,6 @@ import json
 import re
 import sys
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -71,7 +70,7 @@ class Rows:
         """
         train, best = self._split("train", 1), 0.0
         with FlopCounterMode(display=False) as counter:
-            _Textbook(train.images.image_size)(next(iter(_textbook_loader(train)))).sum().backward()
+            _Textbook(train.images.image_size).net(next(iter(_textbook_loader(train)))[0]).sum().backward()
         flops = counter.get_total_flops()
         torch.backends.cuda.matmul.allow_tf32 = True  # as convolutions on a GPU do without being told
         for side in sides:
@@ -89,21 +88,6 @@ class Rows:
         end, table = time.time(), (folder / "predictions.csv").stat().st_mtime
         return {"value": len(val) / (table - begin), "figures_seconds": end - table}
 
-    def prediction_textbook(self) -> dict[str, float]:
-        """`Trainer.predict` of the tutorial code, which collects the answers and writes nothing."""
-        trainer = self._trainer(logger=False)
-        for val in (self._split("val", 256), self._split("val")):  # the first one warms up
-            module, loader, begin = _Textbook(val.images.image_size), _textbook_loader(val), time.time()
-            trainer.predict(module, loader)
-        return {"value": len(val) / (time.time() - begin)}
-
-    def loading(self, row: str) -> dict[str, float]:
-        """Whole epochs of shuffled batches: ours off the memory map, uint8, the others off a TensorDataset, float."""
-        train, workers = self._split("train"), row == "workers"
-        options = {"shuffle": True, "num_workers": 2 * workers, "persistent_workers": workers}
-        batches = Batches(train, 64, shuffle_seed=0) if row == "ours" else _textbook_loader(train, **options)
-        return {"value": len(train) / measured(lambda: deque(batches, maxlen=0), self.seconds).mean}
-
     def composing(self, row: str) -> dict[str, float]:
         """Canvases of the default layout, on one core: NumPy uses no more for them."""
         pool, starts = load_glyph_pools("bundled")["train"], count(step=1_000)
@@ -111,7 +95,7 @@ class Rows:
         return {"value": 1_000 / measured(lambda: canvases(start=next(starts)), self.seconds).mean}
 
     def reader(self, row: str) -> dict[str, float]:
-        """A training step as experiment=reader has it, or had it in version 0.4, and the share of its loss."""
+        """A training step as experiment=reader has it, or had it in version 0.4."""
         train, cut = self._split("train"), row in ("float32", "bfloat16")
         settings, optimizer = ReaderSettings(), OptimizerSettings("muon")
         if row == "of_0_4":
@@ -120,8 +104,7 @@ class Rows:
         batches = Batches(train, 64, shuffle_seed=0, widths=ink_widths(train) if cut else None)
         augment = Augmentation(scale=0.1, shear=0.2, shift=2, elastic=1.2)
         step = self._step(module, batches, augment, bfloat16=row == "bfloat16")
-        whole, loss = measured(step, 10 * self.seconds).mean, measured(step(), self.seconds).median
-        return {"value": 64 / whole, "loss_share": loss / whole}
+        return {"value": 64 / measured(step, 10 * self.seconds).mean}
 
     def formats(self, row: str) -> dict[str, float]:
         """What a reader answers in batches of 64, and one image at a time: itself, or exported to the format `row`."""
@@ -145,19 +128,17 @@ class Rows:
         return L.Trainer(accelerator=self.device, devices=1, default_root_dir=self.scratch, **options)
 
     def _step(self, module: SumModule, batches: Batches, augment: Any = None, *, bfloat16: bool = False) -> Callable:
-        """A training step, of other images each time; it returns what does its loss again, forward and backward."""
+        """A training step, of other images each time."""
         endless, optimizer = chain.from_iterable(repeat(batches)), module.to(self.device).make_optimizer()
 
-        def step() -> Callable[[], None]:
+        def step() -> None:
             batch = next(endless)
             images, sums = batch["images"].to(self.device), batch["sums"].to(self.device)
             with torch.autocast(self.device, torch.bfloat16, enabled=bfloat16):
-                output = module.net(augment(images) if augment else images)
-                loss = module.net.loss(output, sums)
+                loss = module.net.loss(module.net(augment(images) if augment else images), sums)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            return lambda: module.net.loss(output.detach().requires_grad_(), sums).backward()
 
         return step
 
@@ -169,11 +150,8 @@ class _Textbook(L.LightningModule):
         super().__init__()
         self.net = TwoConv(image_size, TwoConvSettings(fast=False)).to(memory_format=torch.contiguous_format)
 
-    def forward(self, batch: Any) -> torch.Tensor:  # what `Trainer.predict` calls
-        return self.net(batch[0])
-
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
-        loss = torch.nn.functional.mse_loss(self(batch), batch[1])
+        loss = torch.nn.functional.mse_loss(self.net(batch[0]), batch[1])
         self.log("train_loss", loss)
         return loss
 
@@ -181,10 +159,10 @@ class _Textbook(L.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-3)
 
 
-def _textbook_loader(split: SumDataset, **options: Any) -> DataLoader:
+def _textbook_loader(split: SumDataset, *, shuffle: bool = False) -> DataLoader:
     """The tutorial's batches of 64, of images and sums that are kept in memory as float."""
     (whole,) = Batches(split, len(split))
-    return DataLoader(TensorDataset(whole["images"] / 255, whole["sums"].float()), 64, **options)
+    return DataLoader(TensorDataset(whole["images"] / 255, whole["sums"].float()), 64, shuffle)
 
 
 def step_clock(warmup: int) -> LambdaCallback:
@@ -225,7 +203,7 @@ def measured(function: Callable[[], Any], at_least: float) -> Measurement:
 
 if __name__ == "__main__":
     name, job = sys.argv[1:]
-    if not name.endswith(("/textbook", "/workers", "/limit")):
+    if not name.endswith(("/textbook", "/limit")):
         tune_malloc()  # as every script of ours does
     found = Rows(**json.loads(job)).measure(name)
     if found:

@@ -67,13 +67,13 @@ def text_of(content: dict[str, Any]) -> str:
 
 
 def write(content: dict[str, Any], folder: Path) -> None:
-    """Write `benchmark.json`, `benchmark.png` of speeds, and `scaling.png` and `scaling.json` of that section."""
+    """Write `benchmark.json`, `benchmark.png` of speeds, and `scaling.png` of that section."""
     write_json(folder / "benchmark.json", content)
     rows = {name: row for name, row in content["rows"].items() if "median" in row}
     limits = {SECTIONS["training"]: rows.pop("training/limit")["median"]} if "training/limit" in rows else {}
     panels: dict[str, dict[str, list[float]]] = defaultdict(dict)
     for name, row in rows.items():
-        if name.startswith(("training/", "prediction/", "loading/")):
+        if name.startswith(("training/", "prediction/")):
             panels[SECTIONS[name.partition("/")[0]]][row["what"]] = [found["value"] for found in row["rounds"]]
     if panels:
         write_figure(folder / "benchmark.png", speeds_figure(panels, limits, content["title"]))
@@ -82,7 +82,6 @@ def write(content: dict[str, Any], folder: Path) -> None:
         keys = {"training, images/s": "value", "peak of own memory, MB": "peak_mb"}
         curves = {label: [[found[key] for found in rounds] for rounds in sizes.values()] for label, key in keys.items()}
         curves = {label: values for label, values in curves.items() if None not in values[0]}  # the system may not say
-        write_json(folder / "scaling.json", {"images": list(sizes), **curves})
         write_figure(folder / "scaling.png", scaling_figure(list(sizes), curves, content["title"]))
 
 

@@ -103,13 +103,11 @@ def test_the_report_leaves_figures_and_plain_values(tmp_path):
     for name in ("scaling/128", "scaling/256"):
         whole["rows"][name]["rounds"][0]["peak_mb"] = 300.0
     report.write(whole, tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "benchmark.json", "benchmark.png", "scaling.json", "scaling.png"
-    ]  # fmt: skip
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["benchmark.json", "benchmark.png", "scaling.png"]
     content = json.loads((tmp_path / "benchmark.json").read_text())
     assert content["rows"]["training/ours"]["rounds"] == [{"value": 500}]
     assert content["targets"][0]["target"] == "training/ours : training/limit"
-    assert json.loads((tmp_path / "scaling.json").read_text())["images"] == [128, 256]
+    assert content["rows"]["scaling/256"]["median"] == 410
 
 
 def test_the_clock_counts_from_the_end_of_the_warm_up_and_not_between_epochs(monkeypatch, capsys):
@@ -159,7 +157,7 @@ def test_the_textbook_is_timed_by_the_same_clock(job, capsys):
     assert printed(capsys.readouterr().out)["value"] > 0
 
 
-@pytest.mark.parametrize("row", ["training/bare", "prediction/textbook", "loading/ours", "loading/textbook"])
+@pytest.mark.parametrize("row", ["training/bare", "reader/float32", "reader/of_0_4"])
 def test_a_row_finds_its_speed(row, job):
     assert in_torch.Rows(**job).measure(row)["value"] > 0
 
@@ -178,12 +176,6 @@ def test_predictions_are_timed_until_their_table_is_complete(job):
     found = in_torch.Rows(**job).measure("prediction/ours")
     assert found["value"] > 0
     assert found["figures_seconds"] > 0
-
-
-def test_the_readers_loss_is_a_share_of_its_step(job):
-    found = in_torch.Rows(**job).measure("reader/float32")
-    assert found["value"] > 0
-    assert 0 < found["loss_share"] < 1
 
 
 def test_it_measures_in_a_process_of_its_own_and_leaves_results_alone(run, tmp_path):
@@ -266,9 +258,7 @@ def test_help_comes_without_torch_and_where_python_does_not_look_beside_the_scri
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "sections", [["training", "prediction"], ["loading", "composing", "startup"], ["reader", "scaling"]]
-)
+@pytest.mark.parametrize("sections", [["training", "prediction"], ["composing", "startup"], ["reader", "scaling"]])
 def test_every_row_that_needs_no_keras_is_measured_by_the_quick_benchmark(tmp_path, sections):
     words = ["--quick", "--only", ",".join(sections), "--sizes", "128,256", "--outputs-dir", str(tmp_path)]
     done = subprocess.run([sys.executable, benchmark.__file__, *words], capture_output=True, text=True, check=True)
