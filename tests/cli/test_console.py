@@ -82,3 +82,15 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_a_bug_is_none():
     assert is_user_error(InputError("x"))
     for error in (ValueError("x"), OSError("x"), ConnectionResetError(errno.ECONNRESET, "reset")):
         assert not is_user_error(error)
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [({}, "30000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "active"}, "None")],
+)
+def test_torchs_threads_sleep_sooner_unless_the_user_has_said_how_they_wait(own, expected):
+    others = {name: os.environ[name] for name in os.environ.keys() - {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}}
+    code = "import digitsum.cli.console, os, sys; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, env=others | own, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [expected, "False"]
