@@ -258,7 +258,7 @@ def test_help_comes_without_torch_and_where_python_does_not_look_beside_the_scri
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sections", [["training", "prediction"], ["composing", "startup"], ["reader", "scaling"]])
+@pytest.mark.parametrize("sections", [["training", "composing"], ["prediction", "startup"], ["reader", "scaling"]])
 def test_every_row_that_needs_no_keras_is_measured_by_the_quick_benchmark(tmp_path, sections):
     words = ["--quick", "--only", ",".join(sections), "--sizes", "128,256", "--outputs-dir", str(tmp_path)]
     done = subprocess.run([sys.executable, benchmark.__file__, *words], capture_output=True, text=True, check=True)
