@@ -7,7 +7,7 @@
 
 Rows run in turns (A B C A B C ...), each in a fresh process and after steps that warm it up, so that whatever else the
 machine does hits all of them. Prints medians with the lowest and highest round, ratios within a round beside their
-targets, met or missed, and writes benchmark.json and benchmark.png into outputs/benchmarks/<time>/.
+targets, met or missed, and writes benchmark.json and its figures into outputs/benchmarks/<time>/.
 CUDA_VISIBLE_DEVICES= measures the CPU where there is a GPU.
 
 Keras and TensorFlow are measured where they can be imported (pip install -e '.[bench]'), or in an environment of their
