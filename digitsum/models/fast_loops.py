@@ -154,6 +154,26 @@ def pool_forward(x, least, out, kept):  # type: ignore[no-untyped-def]
                     k[c] = place
 
 
+@numba.njit
+def _largest(v0, v1, v2, v3):  # type: ignore[no-untyped-def]
+    """The largest of four numbers and which of them it is, the first of equal ones."""
+    largest, place = v0, np.uint8(0)
+    if v1 > largest:
+        largest, place = v1, np.uint8(1)
+    if v2 > largest:
+        largest, place = v2, np.uint8(2)
+    if v3 > largest:
+        largest, place = v3, np.uint8(3)
+    return largest, place
+
+
+@numba.njit
+def _nine(w, c, p0, p1, p2, p3, p4, p5, p6, p7, p8):  # type: ignore[no-untyped-def]
+    """The sum of nine products, written out so that it stays in a register."""
+    above = p0 * w[0, c] + p1 * w[1, c] + p2 * w[2, c]
+    return above + p3 * w[3, c] + p4 * w[4, c] + p5 * w[5, c] + p6 * w[6, c] + p7 * w[7, c] + p8 * w[8, c]
+
+
 @_compiled
 def blank_forward(images, taps, bias, out, kept):  # type: ignore[no-untyped-def]
     """Fill `out`, and in `kept` which of the four places under each output is the largest."""
@@ -171,6 +191,19 @@ def blank_forward(images, taps, bias, out, kept):  # type: ignore[no-untyped-def
                         o[c] = np.float32(0) if bias[c] <= 0 else bias[c]
                         k[c] = 0
                     continue
+                if size == 3:
+                    p00, p01, p02, p03 = patch[0, 0], patch[0, 1], patch[0, 2], patch[0, 3]
+                    p10, p11, p12, p13 = patch[1, 0], patch[1, 1], patch[1, 2], patch[1, 3]
+                    p20, p21, p22, p23 = patch[2, 0], patch[2, 1], patch[2, 2], patch[2, 3]
+                    p30, p31, p32, p33 = patch[3, 0], patch[3, 1], patch[3, 2], patch[3, 3]
+                    for c in range(channels):
+                        v0 = _nine(taps, c, p00, p01, p02, p10, p11, p12, p20, p21, p22)
+                        v1 = _nine(taps, c, p01, p02, p03, p11, p12, p13, p21, p22, p23)
+                        v2 = _nine(taps, c, p10, p11, p12, p20, p21, p22, p30, p31, p32)
+                        v3 = _nine(taps, c, p11, p12, p13, p21, p22, p23, p31, p32, p33)
+                        largest, k[c] = _largest(bias[c] + v0, bias[c] + v1, bias[c] + v2, bias[c] + v3)
+                        o[c] = np.float32(0) if largest <= 0 else largest
+                    continue
                 for c in range(channels):
                     sums[0, c] = sums[1, c] = sums[2, c] = sums[3, c] = bias[c]
                 for i in range(size):
@@ -183,15 +216,8 @@ def blank_forward(images, taps, bias, out, kept):  # type: ignore[no-untyped-def
                             sums[2, c] += p2 * w[c]
                             sums[3, c] += p3 * w[c]
                 for c in range(channels):
-                    largest, place = sums[0, c], np.uint8(0)
-                    if sums[1, c] > largest:
-                        largest, place = sums[1, c], np.uint8(1)
-                    if sums[2, c] > largest:
-                        largest, place = sums[2, c], np.uint8(2)
-                    if sums[3, c] > largest:
-                        largest, place = sums[3, c], np.uint8(3)
+                    largest, k[c] = _largest(sums[0, c], sums[1, c], sums[2, c], sums[3, c])
                     o[c] = np.float32(0) if largest <= 0 else largest
-                    k[c] = place
 
 
 @_compiled

@@ -83,7 +83,8 @@ class Rows:
         network = "reader" if row == "reader" else "two_conv"
         trainer, folder = self._trainer(logger=False), Path(self.scratch, "predictions")
         for val in (self._split("val", 256), self._split("val")):  # the first one warms up
-            module, begin = SumModule(network, val.images.image_size).eval(), time.time()
+            module = SumModule(network, val.images.image_size).eval()
+            begin = time.time()
             write_predictions(trainer, module, {"input": Batches(val, module.net.prediction_batch_size)}, folder)
         end, table = time.time(), (folder / "predictions.csv").stat().st_mtime
         return {"value": len(val) / (table - begin), "figures_seconds": end - table}

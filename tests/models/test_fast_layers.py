@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from digitsum.data.pixels import as_float
 from digitsum.models import fast_layers, fast_loops
 from digitsum.models.fast_layers import ConvPool, Dropout, accelerated
+
+_MANY = 200  # more images than are computed together
 
 
 def canvases(count, channels, height, width):
@@ -177,6 +180,41 @@ def test_layers_are_replaced_in_their_order_and_those_without_a_faster_form_are_
     assert fast["conv"].bias is conv.bias
     assert fast["dropout"].p == 0.3
     assert fast["dense"] is dense
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+@pytest.mark.parametrize(("height", "width", "sizes"), [(40, 168, (3, 3)), (21, 37, (2, 5)), (12, 13, (3,))])
+def test_features_up_to_the_last_ink_are_those_of_whole_images(height, width, sizes, dtype):
+    layers, channels = [], 1
+    for size in sizes:
+        layers.append(layer_of(channels, 4, size))
+        channels = 4
+    images = torch.zeros((_MANY, height, width), dtype=torch.uint8)  # the first one stays blank
+    generator = torch.Generator().manual_seed(0)
+    for row in range(1, len(images)):  # ink that ends in every column, at the top as well as at the bottom
+        end = row % width + 1
+        images[row, row % height, :end] = torch.randint(1, 256, (end,), generator=generator, dtype=torch.uint8)
+    images = images if dtype == torch.uint8 else images / 255
+    with torch.no_grad():
+        found, order = fast_layers.features_of(layers, images)
+        expected = as_float(images).unsqueeze(1)
+        for layer in layers:
+            expected = layer(expected)
+    assert torch.equal(order.sort().values, torch.arange(len(images)))
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected[order], atol=1e-5)
+
+
+def test_features_are_computed_layer_by_layer_in_training_and_of_few_images_and_in_double_precision():
+    layer, images = layer_of(1, 4, 3), torch.zeros((_MANY, 12, 13))
+    assert fast_layers.features_of([layer], images) is None
+    with torch.no_grad():
+        assert fast_layers.features_of([layer], images) is not None
+        assert fast_layers.features_of([layer], images[:64]) is None
+        assert fast_layers.features_of([], images) is None
+        with torch.autocast("cpu", torch.bfloat16):
+            assert fast_layers.features_of([layer], images) is None
+        assert fast_layers.features_of([layer.double()], images) is None
 
 
 def test_average_pooling_has_no_faster_form():

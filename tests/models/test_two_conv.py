@@ -132,6 +132,17 @@ def test_uint8_and_float_images_give_the_same_answer(images):
     assert torch.allclose(network(images), network(images.float() / 255), atol=1e-6)
 
 
+def test_each_of_many_images_has_the_answer_that_it_has_alone():
+    network = TwoConv((40, 168)).eval()
+    images = torch.zeros((150, 40, 168), dtype=torch.uint8)
+    for row in range(1, len(images)):  # in no order of where their ink ends
+        images[row, 5:30, : 37 * row % 168] = row
+    with torch.inference_mode():
+        answers, alone = network(images), torch.cat([network(image[None]) for image in images])
+    assert len(answers.unique()) > 100
+    assert torch.allclose(answers, alone, atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [(40, 168), (28, 28), (51, 77)])
 def test_any_image_size_gives_one_number_an_image(size):
     network = TwoConv(size, TwoConvSettings(kernel_size=5, conv1_channels=4, conv2_channels=6, hidden_units=8))
