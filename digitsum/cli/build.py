@@ -14,7 +14,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from digitsum.cli import lightning_schemas, schemas
 from digitsum.cli.checks import check_trainer, settle_monitor
@@ -63,10 +63,21 @@ def register() -> None:
 def checkpoint_of(cfg: DictConfig) -> Path:
     """The checkpoint that a command's `ckpt_path` names, a file or a published model; without one the newest run's."""
     if cfg.ckpt_path is not None:
-        return find_model(cfg.ckpt_path)
+        return find_model(str(cfg.ckpt_path))
     path = newest_run(Path(cfg.outputs_dir), finished=True) / BEST_CHECKPOINT
     log.info("the newest finished run: %s", path)
     return path
+
+
+def checkpoints_of(cfg: DictConfig) -> list[Path]:
+    """The checkpoints that answer together: the one of `checkpoint_of`, or each of a list that `ckpt_path` is."""
+    if not isinstance(cfg.ckpt_path, ListConfig | DictConfig):
+        return [checkpoint_of(cfg)]
+    names = [name for name in cfg.ckpt_path if isinstance(cfg.ckpt_path, ListConfig) and isinstance(name, str)]
+    paths = dict.fromkeys(map(find_model, names))
+    if not paths or len(paths) < len(cfg.ckpt_path):
+        raise InputError(f"ckpt_path: expected a file, or a list of different ones, got {cfg.ckpt_path}")
+    return list(paths)
 
 
 def settings_of(node: DictConfig) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from digitsum.cli.build import build_trainer, checkpoint_of, composing_bar, register, settings_of
+from digitsum.cli.build import build_trainer, checkpoints_of, composing_bar, register, settings_of
 from digitsum.cli.console import log, log_written
 from digitsum.cli.project import PROJECT
 from digitsum.data.batches import Batches
@@ -23,6 +23,7 @@ from digitsum.evaluation.predict import write_predictions
 from digitsum.evaluation.transcription import TranscriptionAccuracy, find_truth
 from digitsum.files import is_folder
 from digitsum.models.checkpoints import model_of, read_checkpoint
+from digitsum.models.ensemble import ensemble_of
 from digitsum.models.module import SumModule
 from digitsum.models.onnx_model import load_onnx
 from digitsum.training.signals import Signals
@@ -41,23 +42,23 @@ def run(cfg: DictConfig) -> dict[str, dict[str, dict[str, float]]]:
         raise InputError(f"split: expected one of {', '.join(SPLITS)}, all, got {cfg.split!r}")
     if cfg.batch_size is not None and cfg.batch_size < 1:
         raise InputError(f"batch_size: expected 1 or more images, got {cfg.batch_size}")
-    ckpt_path = checkpoint_of(cfg)
-    if ckpt_path.suffix == ".onnx":
-        checkpoint: dict[str, Any] = {}
-        module: SumModule = load_onnx(ckpt_path)
+    paths = checkpoints_of(cfg)
+    checkpoints: dict[Path, dict[str, Any]] = {}
+    if [path.suffix for path in paths] == [".onnx"]:
+        module: SumModule = load_onnx(paths[0])
     else:
-        checkpoint = read_checkpoint(ckpt_path)
-        module = model_of(checkpoint, ckpt_path)
+        checkpoints = {path: read_checkpoint(path) for path in paths}
+        module = ensemble_of({path: model_of(checkpoint, path) for path, checkpoint in checkpoints.items()})
     if cfg.num_digits != "trained":
         module.net.set_decoding(num_digits=settings_of(cfg).num_digits)
     if cfg.tta != 1:
         module.net.set_decoding(tta=cfg.tta)
 
-    if cfg.input is None and ckpt_path.suffix == ".onnx":
-        raise InputError(f"{ckpt_path}: an exported model knows no data; give images with input=PATH")
+    if cfg.input is None and not checkpoints:
+        raise InputError(f"{paths[0]}: an exported model knows no data; give images with input=PATH")
     if cfg.input is None:
         splits = SPLITS if cfg.split == "all" else (cfg.split,)
-        parts, folders = own_data(cfg, checkpoint, ckpt_path, splits, cfg.data_root)
+        parts, folders = own_data(cfg, checkpoints, splits, cfg.data_root)
     else:
         parts = open_input(Path(cfg.input))
         folders = {part: Path(cfg.input, "" if part == "input" else part) for part in parts}
@@ -127,10 +128,14 @@ def predict_test_set(ckpt_path: Path, folder: Path, outputs_dir: Path) -> dict[s
 
 
 def own_data(
-    cfg: DictConfig, checkpoint: dict[str, Any], path: Path, splits: Sequence[str], root: str | None = None
+    cfg: DictConfig, checkpoints: dict[Path, dict[str, Any]], splits: Sequence[str], root: str | None = None
 ) -> tuple[dict[str, Any], dict[str, Path]]:
-    """The data that the checkpoint was trained on, found again or composed anew on this machine, and their folders."""
+    """The data that checkpoints were trained on, found again or composed anew on this machine, and their folders.
+
+    Of several checkpoints it is the first one's, and the others must have recorded the same.
+    """
     places = {"root": root, "mnist_root": cfg.mnist_root, "datasets_dir": f"{cfg.outputs_dir}/datasets"}
+    path, checkpoint = next(iter(checkpoints.items()))
     data = data_of(checkpoint.get("datamodule_hyper_parameters", {}).get("data"), places, path)
     datamodule = SumDataModule(data, progress=composing_bar(data))
     if isinstance(data, ArraysData) and not is_folder(datamodule.folder):
@@ -143,6 +148,14 @@ def own_data(
     recorded = checkpoint.get(SumDataModule.__qualname__)
     if isinstance(recorded, dict):  # weights as safetensors record none
         datamodule.check_unchanged(recorded, splits, "give them as what they are now with input=FOLDER")
+    for other, checkpoint in checkpoints.items():
+        recorded = checkpoint.get(SumDataModule.__qualname__)
+        found = recorded if isinstance(recorded, dict) else {}
+        for split in splits if other != path else ():
+            if found.get(split) != datamodule.state_dict()[split]:
+                raise InputError(
+                    f"{other}: expected a model with the same {split} data as {path}; give images with input=PATH"
+                )
     return {split: datamodule.splits[split] for split in splits}, {split: datamodule.folder / split for split in splits}
 
 

@@ -74,7 +74,7 @@ def _sets(cfg: DictConfig, checkpoint: dict[str, Any], path: Path) -> dict[str, 
     data = data_of(checkpoint.get("datamodule_hyper_parameters", {}).get("data"), {}, path)
     if not isinstance(data, ComposedData) or data.glyphs_shared or data.glyphs == "arrays":
         raise InputError(f"{path}: expected a model of composed canvases whose test digits are its own, found another")
-    test = own_data(cfg, checkpoint, path, ["test"])[0]["test"]
+    test = own_data(cfg, {path: checkpoint}, ["test"])[0]["test"]
     assert test.sums is not None
     pool = load_glyph_pools(data.glyphs, mnist_root=cfg.mnist_root)["test"]
     sets: dict[str, tuple[_Read, torch.Tensor]] = {

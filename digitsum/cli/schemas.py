@@ -61,7 +61,7 @@ class TuneConfig(TrainConfig):
 class PredictConfig:
     """What `scripts/predict.py` is told; the values are those of `conf/predict.yaml`."""
 
-    ckpt_path: str | None
+    ckpt_path: Any
     split: str
     input: str | None
     prepare: str

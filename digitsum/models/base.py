@@ -1,7 +1,7 @@
 """What every network offers, and what it predicts of images: a sum, and some also its distribution and the digits."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,6 +81,10 @@ class Network(nn.Module):
     def predict(self, output: torch.Tensor) -> Prediction:
         """All that an output says."""
         return Prediction(self.estimate(output))
+
+    def combine(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The outputs of several networks of this kind, of the same images, as one: of numbers their mean."""
+        return torch.stack(list(outputs)).mean(0)
 
     def set_decoding(self, **options: Any) -> None:
         """From now on answer otherwise than the network was trained to, as far as it can.

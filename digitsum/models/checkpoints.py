@@ -8,6 +8,7 @@ import pickle
 import re
 import stat
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,21 +18,26 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from digitsum.errors import InputError
 from digitsum.files import written_whole
+from digitsum.models.ensemble import ensemble_of, require_single
 from digitsum.models.module import OptimizerSettings, SumModule
 from digitsum.models.published import find_model
 from digitsum.models.registry import network_settings, upgraded
 
 
-def load_model(path: str | Path) -> SumModule:
+def load_model(path: str | Path | Sequence[str | Path]) -> SumModule:
     """Load a trained model, in evaluation mode on the CPU, from its checkpoint and nothing else.
 
-    `path` may be the name of a model that comes with the package, `reader` (see `digitsum.models.published`).
+    `path` may be the name of a model that comes with the package, `reader` (see `digitsum.models.published`), or a list
+    of checkpoints whose models answer together (see `digitsum.models.ensemble`).
     Called with images `(N, H, W)`, uint8 in 0..255 or float in [0, 1], it answers with the sums `(N,)`. An InputError
-    refuses what `read_checkpoint` does, and hyperparameters or weights that do not fit the network.
+    refuses what `read_checkpoint` does, hyperparameters or weights that do not fit the network, and models that are
+    not alike.
     """
     _survive_forks()
-    path = find_model(path)
-    return model_of(read_checkpoint(path), path)
+    paths = [find_model(one) for one in ([path] if isinstance(path, str | Path) else path)]
+    if not paths:
+        raise InputError("load_model: expected a checkpoint or several, got none")
+    return ensemble_of({path: model_of(read_checkpoint(path), path) for path in paths})
 
 
 @functools.cache
@@ -97,6 +103,7 @@ def safetensors_of(module: SumModule, **about: str) -> bytes:
 
 def save_safetensors(module: SumModule, path: Path) -> None:
     """Write a model's weights and hyperparameters as safetensors, which `load_model` and `read_checkpoint` read."""
+    require_single(module, "save_safetensors")
     content = safetensors_of(module)
     with written_whole(path) as file:
         file.write(content)

@@ -20,6 +20,7 @@ from digitsum.errors import InputError, check
 from digitsum.files import written_whole
 from digitsum.metrics import round_sums
 from digitsum.models.checkpoints import model_of, safetensors_of
+from digitsum.models.ensemble import require_single
 from digitsum.models.graphs import AnswerGraph, Graph, LogProbsGraph, SumGraph
 from digitsum.models.module import SumModule
 from digitsum.models.reader import STRIDE, Reader
@@ -70,6 +71,7 @@ def export(
     """
     check("format", format, format in FORMATS, f"one of {', '.join(FORMATS)}")
     check("outputs", outputs, outputs in OUTPUTS, f"one of {', '.join(OUTPUTS)}")
+    require_single(module, "export")
     if not isinstance(module.net, Reader) and outputs != "answer":
         raise InputError(f"outputs: expected answer, got {outputs}; this network has no frames")
     own_width = module.image_size[1]

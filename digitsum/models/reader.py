@@ -1,6 +1,7 @@
 """The reader: a small convolutional trunk that reads digits from left to right, supervised by their sum only."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,9 +181,14 @@ class Reader(Network):
             # in the copy that gives the estimate the highest probability
             at = estimate[:, None, None].expand(-1, sum_probs.shape[1], -1)
             copy = sum_probs.gather(2, at).squeeze(2).argmax(1)
-            return self._read(output[torch.arange(len(output), device=copy.device), copy], copy, estimate)
+            row = torch.arange(len(output), device=copy.device)
+            return self._read(output[row, copy], copy % self.tta, estimate)  # each reader of an ensemble has all copies
 
         return Prediction(estimate.float(), probs, read)
+
+    def combine(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The copies `(N, V, T, 11)` of each reader, one reader's behind another's: all count alike."""
+        return torch.cat(list(outputs), dim=1)
 
     def set_decoding(self, **options: Any) -> None:
         """See `Network.set_decoding`; `tta` averages the distribution over 1 to 6 copies."""

@@ -394,3 +394,43 @@ def test_a_composed_folder_of_canvases_is_compared_with_what_was_drawn(read, com
     result = read(f"input={composed_test_set}")
     assert result.code == 0, result.text
     assert set(json.loads((result.folder / "metrics.json").read_text())["input"]) >= {"calibration", "transcription"}
+
+
+@pytest.fixture
+def second_run(tmp_path, finished_run):
+    """A checkpoint like the finished run's, with weights of its own."""
+    content = torch.load(finished_run / "checkpoints" / "best.ckpt", weights_only=True)
+    content["state_dict"]["net.output.bias"] = content["state_dict"]["net.output.bias"] + 3
+    torch.save(content, tmp_path / "second.ckpt")
+    return tmp_path / "second.ckpt"
+
+
+def test_several_checkpoints_answer_with_their_mean(predicted, finished_run, second_run, outputs):
+    first = finished_run / "checkpoints" / "best.ckpt"
+    assert predicted(outputs).code == 0
+    alone = [float(row["predicted"]) for row in rows_of(predicted(outputs).folder)]
+    result = predicted(outputs, f"ckpt_path=['{first}','{second_run}']", ckpt_path=None)
+    assert result.code == 0, result.text
+    together = [float(row["predicted"]) for row in rows_of(result.folder)]
+    assert together == pytest.approx([number + 1.5 for number in alone], abs=2e-4)
+
+
+def test_checkpoints_of_other_data_are_not_evaluated_together(predicted, finished_run, second_run, outputs):
+    content = torch.load(second_run, weights_only=True)
+    content["SumDataModule"]["val"] = "other"
+    torch.save(content, second_run)
+    words = [outputs, f"ckpt_path=['{finished_run / 'checkpoints' / 'best.ckpt'}','{second_run}']"]
+    result = predicted(*words, ckpt_path=None)
+    assert result.code == 1
+    assert f"{second_run}: expected a model with the same val data as" in result.text
+    assert "give images with input=PATH" in result.text
+    assert len(result.text.splitlines()) == 1
+    assert predicted(*words, "split=test", ckpt_path=None).code == 0, "its test data are the same"
+
+
+@pytest.mark.parametrize("given", ["[]", "[3]", "[a.ckpt,b/../a.ckpt,./a.ckpt]", "[a.ckpt,[b.ckpt]]", "{a: b}"])
+def test_a_list_of_no_checkpoints_is_refused(predicted, given):
+    result = predicted(f"ckpt_path={given}", ckpt_path=None)
+    assert result.code == 1
+    assert "ckpt_path: expected a file, or a list of different ones" in result.text
+    assert len(result.text.splitlines()) == 1
