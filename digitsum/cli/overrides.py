@@ -47,6 +47,8 @@ def to_overrides(params: dict[str, Any]) -> list[str]:
 
 
 def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
     if not isinstance(value, str | Path):
         return "null" if value is None else str(value).lower()
     text = str(value)

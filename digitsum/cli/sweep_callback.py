@@ -1,13 +1,16 @@
 """A sweep as a whole: its data composed once, a line for each finished job, and a summary of what failed."""
 
 import logging
+import multiprocessing
 import shutil
+import signal
 import sys
 import threading
 import time
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
@@ -19,11 +22,12 @@ from omegaconf import DictConfig
 from digitsum.cli.build import composing_bar, register, settings_of
 from digitsum.cli.console import one_line, prepare_process
 from digitsum.cli.output_dirs import writable
-from digitsum.cli.overrides import shell_quote, shell_words, unless_default
+from digitsum.cli.overrides import command_line, shell_quote, shell_words, unless_default
 from digitsum.data.datamodule import ComposedData, SumDataModule
 from digitsum.errors import InputError
 from digitsum.files import read_json, write_json
 from digitsum.metrics import monitor_mode
+from digitsum.runs.locate import BEST_CHECKPOINT
 from digitsum.training.signals import Signals
 
 JOB_FILE = "job.json"
@@ -73,6 +77,8 @@ class SweepReport(Callback):
         if isinstance(data, ComposedData) and one_device:  # any other sweep is refused by its first job
             with Signals().listening():  # a signal leaves no data set unfinished
                 SumDataModule(data, progress=composing_bar(data)).prepare_data()
+        if launcher.endswith("JoblibLauncher"):  # at this process's end alone its jobs would go on
+            signal.signal(signal.SIGTERM, _pass_on)
         if ".submitit_launcher." in launcher:
             threading.Thread(target=self._follow, args=(folder,)).start()
 
@@ -147,4 +153,14 @@ class SweepReport(Callback):
         place, outputs_dir = shell_quote(str(folder)), unless_default(self._outputs_dir)
         words = "" if outputs_dir is None else f" --outputs-dir {shell_quote(str(outputs_dir))}"
         commands = f"next:\n  python scripts/compare.py {place}{words}\n  tensorboard --logdir {place}"
+        settings = [set(jobs[name]["settings"]) for name in scores]
+        if {word.partition("=")[0] for word in set().union(*settings) - set.intersection(*settings)} == {"seed"}:
+            paths = [folder / name / BEST_CHECKPOINT for name in scores]
+            commands += f"\n  {command_line('scripts/predict.py', ckpt_path=paths, outputs_dir=self._outputs_dir)}"
         print("\n".join(["", *lines, f"results are in {folder}", commands]))
+
+
+def _pass_on(signum: int, frame: FrameType | None) -> None:
+    """Pass SIGTERM on to the processes in which jobs run; what they raise ends the sweep."""
+    for process in multiprocessing.active_children():
+        process.terminate()

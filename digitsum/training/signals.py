@@ -17,8 +17,11 @@ class Interrupted(BaseException):
     """The run was asked to stop by the signal `signum`; like KeyboardInterrupt no `Exception`: a sweep ends, too."""
 
     def __init__(self, signum: int) -> None:
-        super().__init__(signal.Signals(signum).name)
+        super().__init__(signum)  # as it is: from another process an exception arrives by its arguments
         self.signum = signum
+
+    def __str__(self) -> str:
+        return signal.Signals(self.signum).name
 
 
 class Signals:

@@ -4,9 +4,13 @@ import json
 import logging
 import os
 import re
+import shlex
+import signal
 import subprocess
 import sys
+import time
 
+import predict
 import pytest
 import train
 from conftest import ROOT, TINY, TINY_READER
@@ -47,6 +51,18 @@ def test_each_job_has_one_line_on_the_console_and_its_own_log(sweep, tmp_path):
     scores = {path.parent.name: read_json(path)["score"] for path in (tmp_path / "sweep").glob("*/job.json")}
     best = min(scores, key=scores.get)
     assert f"best of 4: {best} (val/mae {scores[best]:.4f})" in result.out
+
+
+def test_seeds_alone_can_answer_together(sweep, command, tmp_path):
+    assert "predict.py" not in sweep("seed=0,1", "model.lr=1e-3,3e-4").out
+    result = sweep("seed=0,1")
+    (line,) = re.findall(r"^  python scripts/predict.py (.*)$", result.out, re.MULTILINE)
+    folder = tmp_path / "sweep"
+    checkpoints = ",".join(str(folder / name / "checkpoints" / "best.ckpt") for name in ("00_seed-0", "01_seed-1"))
+    words = shlex.split(line)
+    assert words[0] == f"ckpt_path=[{checkpoints}]"
+    result = command(predict.main, *words, f"run_dir={tmp_path}/out", f"hydra.run.dir={tmp_path}/out", "trainer=cpu")
+    assert result.code == 0, result.text
 
 
 def test_a_failing_job_is_named_with_its_reason_at_the_end_and_stops_no_other(sweep, tmp_path):
@@ -98,6 +114,26 @@ def test_the_data_are_composed_before_the_jobs(sweep, tmp_path):
     assert result.err.count("composing canvases: 100%") == 1
     for folder in (tmp_path / "sweep").glob("0*"):
         assert "composing" not in (folder / "train.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGTERM to catch")
+def test_jobs_side_by_side_end_with_the_command_that_gave_them(tmp_path, datasets_dir):
+    places = (f"outputs_dir={tmp_path}", f"data.datasets_dir={datasets_dir}", f"hydra.sweep.dir={tmp_path}/sweep")
+    words = ["seed=0,1", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=100000"]
+    train = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *TINY, *places, *words]
+    with subprocess.Popen(train, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as sweep:
+        histories = [tmp_path / "sweep" / f"0{seed}_seed-{seed}" / "history.csv" for seed in (0, 1)]
+        while not all(history.exists() for history in histories) and sweep.poll() is None:
+            time.sleep(0.2)
+        sweep.send_signal(signal.SIGTERM)
+        _, errors = sweep.communicate(timeout=60)
+    assert sweep.returncode == 128 + signal.SIGTERM, errors
+    assert "Traceback" not in errors
+    before = [history.read_text() for history in histories]
+    time.sleep(3)
+    assert [history.read_text() for history in histories] == before, "a job goes on"
+    assert all((history.parent / "checkpoints" / "last.ckpt").exists() for history in histories)
 
 
 @pytest.mark.slow
