@@ -154,7 +154,8 @@ class SweepReport(Callback):
         words = "" if outputs_dir is None else f" --outputs-dir {shell_quote(str(outputs_dir))}"
         commands = f"next:\n  python scripts/compare.py {place}{words}\n  tensorboard --logdir {place}"
         settings = [set(jobs[name]["settings"]) for name in scores]
-        if {word.partition("=")[0] for word in set().union(*settings) - set.intersection(*settings)} == {"seed"}:
+        unlike = set().union(*settings).difference(set.intersection(*settings) if settings else ())
+        if {word.partition("=")[0] for word in unlike} == {"seed"}:
             paths = [folder / name / BEST_CHECKPOINT for name in scores]
             commands += f"\n  {command_line('scripts/predict.py', ckpt_path=paths, outputs_dir=self._outputs_dir)}"
         print("\n".join(["", *lines, f"results are in {folder}", commands]))
