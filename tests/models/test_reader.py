@@ -53,11 +53,20 @@ def images():
         ("length_penalty", -0.1),
         ("length_penalty", float("inf")),
         ("length_penalty", float("nan")),
+        ("label_noise", -0.1),
+        ("label_noise", 1.0),
+        ("label_noise", float("nan")),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_its_name(option, value):
     with pytest.raises(InputError, match=f"^model.{option}: expected .*, got {value}$"):
         ReaderSettings(**{option: value})
+
+
+def test_label_noise_beside_a_length_penalty_is_refused():
+    match = r"^model\.label_noise: expected 0 with model\.length_penalty=0\.5, got 0\.01$"
+    with pytest.raises(InputError, match=match):
+        ReaderSettings(length_penalty=0.5, label_noise=0.01)
 
 
 NO_NUMBERS = [0, -1, True, 2.0, "4", "46", [4], [0, 3], [5, 2], [2, 3, 4], [2, None], [2.0, 3], [True, 3], [], {2: 3}]
@@ -185,6 +194,31 @@ def test_the_loss_is_the_mean_surprise_in_nats(num_digits, length_penalty):
     reader = make_reader(num_digits=num_digits, length_penalty=length_penalty)
     expected = -log_likelihood(output[:, 0].double(), sums, reader.counts, length_penalty).mean()
     assert reader.loss(output, sums).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_of_a_label_that_a_reader_cannot_believe_it_learns_little():
+    noise, sums, digits = 0.01, torch.tensor([3, 18, 20]), torch.tensor([[-1] * 4, [-1] * 4, [8, 0, 7, 5]])
+    plain, robust = make_reader(), make_reader(label_noise=noise)
+    output = outputs_of(3, 42).requires_grad_()
+    logs = torch.stack([-plain.loss(output[i : i + 1], sums[i : i + 1], digits[i : i + 1]) for i in range(3)])
+    expected = -(logs.exp() + noise).log().mean()
+    loss = robust.loss(output, sums, digits)
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    gradients = [torch.autograd.grad(value, output, retain_graph=True)[0] for value in (loss, expected)]
+    torch.testing.assert_close(*gradients)
+    # the loss of a validation, which chooses the best epoch, is the surprise itself
+    assert torch.equal(robust.eval().loss(output, sums, digits), plain.loss(output, sums, digits))
+
+
+def test_label_noise_does_not_hide_an_impossible_sum(monkeypatch):
+    reader = make_reader(label_noise=0.01)
+    with pytest.raises(InputError, match="the sum 37 cannot be that of model.num_digits=4 digits"):
+        reader.loss(outputs_of(1, 42), torch.tensor([37]))
+    elsewhere = outputs_of(1, 42).to("meta")
+    logs = torch.tensor([-torch.inf])
+    monkeypatch.setattr("digitsum.models.reader.log_likelihood", lambda *_: logs.clone())
+    monkeypatch.setattr(torch.Tensor, "device", elsewhere.device)
+    assert reader.loss(outputs_of(1, 42), torch.tensor([37])).isinf()
 
 
 @pytest.mark.parametrize("num_digits", [4, [2, 6], None])
