@@ -5,9 +5,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from digitsum.models.alignment import aligned_digits
 from digitsum.models.base import Network
-from digitsum.models.lattice import BLANK, NUM_CLASSES, all_states
-from digitsum.models.reader import STRIDE, Reader, begins_digit
+from digitsum.models.lattice import NUM_CLASSES, all_states
+from digitsum.models.reader import STRIDE, Reader
 from digitsum.models.sum_ctc import distribution_in, paths_in
 
 
@@ -72,14 +73,12 @@ class AnswerGraph(Graph):
         layers = range(frames, frames + 1) if counts.max is None else range(min(counts.max, frames) + 1)
         totals = [total if layer >= counts.min else -1 for layer in layers for total in range(9 * layer + 1)]
         self.totals = torch.tensor([*totals, -1])  # the sum at each place where a reading may end
-        max_digits = layers[-1]
-        self.number = torch.arange(max_digits)
-        self.middles = (torch.arange(frames) + 0.5) * STRIDE
-        digits: list[str | int] = ["batch", max_digits]
+        self.max_digits = layers[-1]
+        digits: list[str | int] = ["batch", self.max_digits]
         self.shapes = {
             "sum": ["batch"],
             "probability": ["batch"],
-            "probs": ["batch", 9 * max_digits + 1],
+            "probs": ["batch", 9 * self.max_digits + 1],
             "digits": digits,
             "positions": digits,
         }
@@ -98,9 +97,5 @@ class AnswerGraph(Graph):
         sums = probs.argmax(1)
         probability = probs.amax(1)
         classes = paths_in(log_probs, replace(self.lattice, final=self.totals == sums[:, None]))
-        number = begins_digit(classes).long().cumsum(1) - 1  # of the digit that a frame belongs to, if it is not blank
-        own = (number[:, None] == self.number[:, None]) & (classes != BLANK)[:, None]  # (N, D, T)
-        digits = torch.where(own, classes[:, None], -1).amax(2)
-        own_frames = own.to(log_probs.dtype)
-        positions = (own_frames * self.middles).sum(2) / own_frames.sum(2)
-        return sums, probability.float(), probs.float(), digits, positions
+        digits, middles = aligned_digits(classes, self.max_digits)
+        return sums, probability.float(), probs.float(), digits, STRIDE * middles

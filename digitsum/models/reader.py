@@ -13,6 +13,7 @@ from digitsum.data.canvases import number_range
 from digitsum.data.pixels import as_float
 from digitsum.errors import InputError, check
 from digitsum.models import fast_layers
+from digitsum.models.alignment import aligned_digits, begins_digit
 from digitsum.models.base import DigitSequence, Network, NetworkSettings, Prediction
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
 from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood, sequence_log_likelihood
@@ -248,25 +249,11 @@ class Reader(Network):
     def _read(self, log_probs: torch.Tensor, copy: torch.Tensor, sums: torch.Tensor) -> DigitSequence:
         """The digits that add up to `sums` in `log_probs` `(N, T, 11)`, each those of its own `copy`."""
         classes = best_paths(log_probs, sums, self.counts)
-        begins = begins_digit(classes)
-        number = begins.cumsum(1) - 1  # of the digit that a frame belongs to, if it is not blank
-        max_digits = int(begins.sum(1).max()) if len(classes) else 0
-        shape = (len(classes), max_digits + 1)  # the last one takes up the blanks
-        number = torch.where(classes == BLANK, max_digits, number)
-        digits = classes.new_full(shape, -1).scatter(1, number, classes)[:, :max_digits]
+        max_digits = int(begins_digit(classes).sum(1).max()) if len(classes) else 0
+        digits, middles = aligned_digits(classes, max_digits)
         right, wider = torch.tensor([[view.right, view.wider] for view in VIEWS], device=copy.device)[copy].T
-        middles = (torch.arange(classes.shape[1], device=copy.device) + 0.5) * STRIDE
-        middles = (middles - right[:, None]) / wider[:, None]
-        total = log_probs.new_zeros(shape).scatter_add(1, number, middles)
-        count = log_probs.new_zeros(shape).scatter_add(1, number, log_probs.new_ones(classes.shape))
         # a copy that is moved begins left of the image
-        return DigitSequence(digits, (total / count)[:, :max_digits].clamp_min(0))
-
-
-def begins_digit(classes: torch.Tensor) -> torch.Tensor:
-    """Which of the frames `(N, T)` begin a digit: not blank, and not the class of the frame before once more."""
-    repeated = F.pad(classes[:, 1:] == classes[:, :-1], (1, 0))
-    return ~repeated & (classes != BLANK)
+        return DigitSequence(digits, ((STRIDE * middles - right[:, None]) / wider[:, None]).clamp_min(0))
 
 
 def _conv_pool(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:

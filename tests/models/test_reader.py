@@ -212,7 +212,7 @@ def test_of_a_label_that_a_reader_cannot_believe_it_learns_little():
 
 def test_label_noise_does_not_hide_an_impossible_sum(monkeypatch):
     reader = make_reader(label_noise=0.01)
-    with pytest.raises(InputError, match="the sum 37 cannot be that of model.num_digits=4 digits"):
+    with pytest.raises(InputError, match=r"the sum 37 cannot be that of model\.num_digits=4 digits"):
         reader.loss(outputs_of(1, 42), torch.tensor([37]))
     elsewhere = outputs_of(1, 42).to("meta")
     logs = torch.tensor([-torch.inf])
