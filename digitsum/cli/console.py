@@ -116,6 +116,7 @@ def report_user_errors(task: Callable[[Any], Any]) -> Callable[[Any], Any]:
 def is_user_error(error: BaseException) -> bool:
     """Whether an exception is about what the user handed over, or about a folder that cannot be written."""
     users = isinstance(error, InputError) or _package(error) in ("hydra", "omegaconf", "submitit")
+    users |= _lost_process(error)
     return users or _unwritable(error) is not None or (type(error) is ValueError and _raised_in_hydra(error))
 
 
@@ -134,6 +135,12 @@ def one_line(error: BaseException) -> str:
     if _package(error) == "submitit":  # sbatch's words; or a lost job's state and output, whose last line says most
         lines = [line.strip("- ") for line in text.splitlines() if line.strip("- ")]
         return "; ".join(lines if len(lines) < 4 else [*lines[:2], lines[-1]])
+    if _lost_process(error):
+        codes = re.search(r"exit codes of the workers are \{(.*)\}", text)
+        ended = f"a process in which jobs ran was ended from outside{f' ({codes[1]})' if codes else ''}"
+        return (
+            f"{ended}; give the command again to go on, with fewer at once (hydra.launcher.n_jobs) if memory is short"
+        )
     if error.__cause__ is not None and _package(error) == "hydra":
         text += f"\n{error.__cause__}"
     if re.search("'hydra/launcher/submitit_(slurm|local)'", text):
@@ -151,6 +158,11 @@ def _raised_in_hydra(error: BaseException) -> bool:
 
 def _package(error: BaseException) -> str:
     return type(error).__module__.partition(".")[0]
+
+
+def _lost_process(error: BaseException) -> bool:
+    """Whether joblib, which runs jobs side by side, tells of a process that was killed."""
+    return _package(error) == "joblib" and type(error).__name__ == "TerminatedWorkerError"
 
 
 def _unwritable(error: BaseException) -> OSError | None:

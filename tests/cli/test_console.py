@@ -2,9 +2,11 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
 
+import joblib
 import pytest
 from conftest import ROOT
 
@@ -82,6 +84,14 @@ def test_a_folder_that_cannot_be_written_is_one_line_and_a_bug_is_none():
     assert is_user_error(InputError("x"))
     for error in (ValueError("x"), OSError("x"), ConnectionResetError(errno.ECONNRESET, "reset")):
         assert not is_user_error(error)
+
+
+def test_a_process_of_jobs_side_by_side_that_is_killed_is_one_line():
+    with pytest.raises(RuntimeError) as caught:
+        joblib.Parallel(n_jobs=2)(joblib.delayed(os._exit)(7) for _ in range(2))
+    assert is_user_error(caught.value)
+    line = one_line(caught.value)
+    assert re.match(r"a process in which jobs ran was ended from outside \(EXIT\(7\).*\); give the command again", line)
 
 
 @pytest.mark.parametrize(
