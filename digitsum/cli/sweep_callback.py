@@ -20,9 +20,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from digitsum.cli.build import composing_bar, register, settings_of
-from digitsum.cli.console import one_line, prepare_process
+from digitsum.cli.console import prepare_process
 from digitsum.cli.output_dirs import writable
 from digitsum.cli.overrides import command_line, shell_quote, shell_words, unless_default
+from digitsum.cli.user_errors import one_line
 from digitsum.data.datamodule import ComposedData, SumDataModule
 from digitsum.errors import InputError
 from digitsum.files import read_json, write_json

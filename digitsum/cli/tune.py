@@ -15,9 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from digitsum.cli import train
 from digitsum.cli.auto_settings import settle_auto
 from digitsum.cli.build import build_parts, build_training
-from digitsum.cli.console import log, one_line
+from digitsum.cli.console import log
 from digitsum.cli.overrides import command_line, override_key, to_overrides
 from digitsum.cli.schemas import TrainConfig, TuneConfig
+from digitsum.cli.user_errors import one_line
 from digitsum.errors import InputError, did_you_mean
 from digitsum.training.signals import Signals
 from digitsum.tuning.report import REPORT_FILES, best_of, rounded, write_report

@@ -1,17 +1,11 @@
-"""What scripts print, wherever it goes, and mistakes in one line."""
+"""What scripts print, wherever it goes."""
 
-import errno
 import os
-import re
 import subprocess
 import sys
 
-import joblib
 import pytest
 from conftest import ROOT
-
-from digitsum.cli.console import is_user_error, one_line
-from digitsum.errors import InputError
 
 TALKATIVE = """
 import logging, sys
@@ -68,30 +62,6 @@ def test_help_goes_into_a_pipe_that_is_closed(script):
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.returncode == 0
-
-
-def test_a_folder_that_cannot_be_written_is_one_line_and_a_bug_is_none():
-    for number in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.ENOSPC):
-        error = OSError(number, os.strerror(number), "/ro/outputs")
-        assert is_user_error(error)
-        assert one_line(error) == (
-            f"cannot write /ro/outputs: {os.strerror(number)}; choose another folder with outputs_dir=FOLDER"
-        )
-    wrapped = ValueError("Unable to configure handler 'file'")
-    wrapped.__cause__ = PermissionError(errno.EACCES, "Permission denied", "/ro/train.log")
-    assert is_user_error(wrapped)
-    assert "cannot write /ro/train.log" in one_line(wrapped)
-    assert is_user_error(InputError("x"))
-    for error in (ValueError("x"), OSError("x"), ConnectionResetError(errno.ECONNRESET, "reset")):
-        assert not is_user_error(error)
-
-
-def test_a_process_of_jobs_side_by_side_that_is_killed_is_one_line():
-    with pytest.raises(RuntimeError) as caught:
-        joblib.Parallel(n_jobs=2)(joblib.delayed(os._exit)(7) for _ in range(2))
-    assert is_user_error(caught.value)
-    line = one_line(caught.value)
-    assert re.match(r"a process in which jobs ran was ended from outside \(EXIT\(7\).*\); give the command again", line)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import train
 from conftest import ROOT, TINY, TINY_READER
 
-from digitsum.cli.console import one_line
+from digitsum.cli.user_errors import one_line
 from digitsum.files import read_json
 
 
