@@ -34,10 +34,10 @@ def one_line(error: BaseException) -> str:
         lines = [line.strip("- ") for line in text.splitlines() if line.strip("- ")]
         return "; ".join(lines if len(lines) < 4 else [*lines[:2], lines[-1]])
     if _lost_process(error):
-        codes = re.search(r"exit codes of the workers are \{(.*)\}", text)
-        ended = f"a process in which jobs ran was ended from outside{f' ({codes[1]})' if codes else ''}"
-        again = "give the command again to go on, with fewer at once (hydra.launcher.n_jobs) if memory is short"
-        return f"{ended}; {again}"
+        codes = re.search(r"exit codes of the workers are \{(.+)\}", text)
+        ended = f"a process in which jobs ran has ended before them{f' ({codes[1]})' if codes else ''}"
+        advice = "if memory was short, let fewer run at once (hydra.launcher.n_jobs)"
+        return f"{ended}; {advice}; the same command with hydra.sweep.dir=FOLDER of this sweep goes on"
     if error.__cause__ is not None and _package(error) == "hydra":
         text += f"\n{error.__cause__}"
     if re.search("'hydra/launcher/submitit_(slurm|local)'", text):

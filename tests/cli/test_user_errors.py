@@ -32,4 +32,6 @@ def test_a_process_of_jobs_side_by_side_that_is_killed_is_one_line():
         joblib.Parallel(n_jobs=2)(joblib.delayed(os._exit)(7) for _ in range(2))
     assert is_user_error(caught.value)
     line = one_line(caught.value)
-    assert re.match(r"a process in which jobs ran was ended from outside \(EXIT\(7\).*\); give the command again", line)
+    assert re.match(r"a process in which jobs ran has ended before them \(EXIT\(7\).*\); if memory was short", line)
+    assert line.endswith("; the same command with hydra.sweep.dir=FOLDER of this sweep goes on")
+    assert "before them; if" in one_line(type(caught.value)("The exit codes of the workers are {}"))
