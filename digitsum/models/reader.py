@@ -43,9 +43,6 @@ class ReaderSettings(NetworkSettings):
     # subtracted in training from the log-probability of a reading for each of its digits, in nats: where their number
     # is unknown, a 5 is else as well read as a 4 and a 1
     length_penalty: float = 0.0
-    # added in training to the probability P of a label: what is learned from it is then P / (P + noise) of what -log P
-    # alone would have, next to nothing where it cannot be believed
-    label_noise: float = 0.0
     fast: bool = True  # train on a CPU with faster forms of the layers, where they are (`digitsum.models.fast_layers`)
 
     def __post_init__(self) -> None:
@@ -54,11 +51,6 @@ class ReaderSettings(NetworkSettings):
         check("model.depth", self.depth, self.depth in _CHANNELS, "4 or 5 convolutions")
         check("model.dropout", self.dropout, 0 <= self.dropout < 1, "a share in [0, 1)")
         check("model.length_penalty", self.length_penalty, 0 <= self.length_penalty <= 20, "0 to 20 nats")
-        check("model.label_noise", self.label_noise, 0 <= self.label_noise < 1, "a probability below 1")
-        # a penalised label of many digits would be less than the noise, however well it is read
-        alone = not (self.label_noise and self.length_penalty)
-        expected = f"0 with model.length_penalty={self.length_penalty} (set model.label_noise=0)"
-        check("model.label_noise", self.label_noise, alone, expected)
 
     def check_num_digits(self, fewest: int, most: int) -> None:
         """Refuse images with fewer or more digits than `num_digits` says."""
@@ -152,8 +144,7 @@ class Reader(Network):
         look is expensive, the loss is then infinite.
 
         Where an image's `digits` `(N, D)` are known (-1 behind the last one, and alone where they are not), it is
-        -log P(the digits), which say more than their sum. In training, `label_noise` is added to either P: that loss is
-        no validation's, and at best a little below 0.
+        -log P(the digits), which say more than their sum.
         """
         num_copies, num_frames = output.shape[1:3]
         logs = log_likelihood(
@@ -169,9 +160,6 @@ class Reader(Network):
         if digits is not None:
             known = (digits >= 0).any(1)
             logs = torch.where(known, sequence_log_likelihood(output[:, 0], digits), logs)
-        if self.training and self.settings.label_noise:
-            noisy = logs.logaddexp(logs.new_full((), math.log(self.settings.label_noise)))
-            logs = torch.where(logs > -torch.inf, noisy, logs)  # what is impossible stays so
         return -logs.mean()
 
     def estimate(self, output: torch.Tensor) -> torch.Tensor:

@@ -53,20 +53,11 @@ def images():
         ("length_penalty", -0.1),
         ("length_penalty", float("inf")),
         ("length_penalty", float("nan")),
-        ("label_noise", -0.1),
-        ("label_noise", 1.0),
-        ("label_noise", float("nan")),
     ],
 )
 def test_an_option_out_of_range_is_refused_by_its_name(option, value):
     with pytest.raises(InputError, match=f"^model.{option}: expected .*, got {value}$"):
         ReaderSettings(**{option: value})
-
-
-def test_label_noise_beside_a_length_penalty_is_refused():
-    match = r"^model\.label_noise: expected 0 with model\.length_penalty=0\.5 \(set model\.label_noise=0\), got 0\.01$"
-    with pytest.raises(InputError, match=match):
-        ReaderSettings(length_penalty=0.5, label_noise=0.01)
 
 
 NO_NUMBERS = [0, -1, True, 2.0, "4", "46", [4], [0, 3], [5, 2], [2, 3, 4], [2, None], [2.0, 3], [True, 3], [], {2: 3}]
@@ -194,31 +185,6 @@ def test_the_loss_is_the_mean_surprise_in_nats(num_digits, length_penalty):
     reader = make_reader(num_digits=num_digits, length_penalty=length_penalty)
     expected = -log_likelihood(output[:, 0].double(), sums, reader.counts, length_penalty).mean()
     assert reader.loss(output, sums).item() == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_of_a_label_that_a_reader_cannot_believe_it_learns_little():
-    noise, sums, digits = 1e-3, torch.tensor([15, 18, 20]), torch.tensor([[-1] * 4, [-1] * 4, [8, 0, 7, 5]])
-    plain, robust = make_reader(), make_reader(label_noise=noise)
-    output = outputs_of(3, 42, blank=8.0).requires_grad_()
-    losses = [plain.loss(output[i : i + 1], sums[i : i + 1], digits[i : i + 1]) for i in range(3)]
-    probs = torch.stack(losses).neg().exp()
-    assert probs.min() < noise / 10
-    assert probs.max() > 10 * noise
-    loss = robust.loss(output, sums, digits)
-    assert loss.item() == pytest.approx(-(probs + noise).log().mean().item(), rel=1e-5)
-    (gradient,) = torch.autograd.grad(loss, output, retain_graph=True)
-    weights = probs / (probs + noise) / 3
-    (expected,) = torch.autograd.grad((weights.detach() * torch.stack(losses)).sum(), output)
-    torch.testing.assert_close(gradient, expected)
-    assert gradient[probs.argmax()].abs().max() > 0.01
-    # the loss of a validation, which chooses the best epoch, is the surprise itself
-    assert torch.equal(robust.eval().loss(output, sums, digits), plain.loss(output, sums, digits))
-
-
-def test_label_noise_does_not_hide_an_impossible_sum(monkeypatch):
-    monkeypatch.setattr(torch.Tensor, "device", torch.device("meta"))  # on a CPU the sum is refused
-    monkeypatch.setattr("digitsum.models.reader.log_likelihood", lambda *_: torch.tensor([-2, -torch.inf]))
-    assert make_reader(label_noise=0.01).loss(outputs_of(2, 42), torch.tensor([18, 37])).isinf()
 
 
 @pytest.mark.parametrize("num_digits", [4, [2, 6], None])
