@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,11 +22,25 @@ from digitsum.models.views import VIEWS
 STRIDE = 8
 """Pixels to the right from one frame to the next."""
 
+
+class _Layer(NamedTuple):
+    """A convolution: its channels, in those of the first one, and what makes its output smaller."""
+
+    channels: float
+    stride: int = 1
+    pool: bool = False
+    norm: bool = True
+
+
+# Full of pixels and poor in channels, the first layers cost memory's time, not arithmetic: batch norm after the first
+# convolution and pooling after the second one took a third of a step, and five layers do as well without.
+_TRUNKS = {
+    4: (_Layer(1, stride=2), _Layer(2, pool=True), _Layer(3, pool=True), _Layer(5)),
+    5: (_Layer(1, stride=2, norm=False), _Layer(2, stride=2), _Layer(4, pool=True), _Layer(5), _Layer(8)),
+}
 _MAX_PIXELS = 4_000_000  # of an image that a network is made for
 _MAX_WIDTH = 4_000  # pixels of an image that is read: the states of its sum are as many squared
 _MAX_STATES = 30_000_000  # numbers that a distribution may take at once
-# channels of the convolutions, in those of the first one, by how many convolutions there are
-_CHANNELS = {4: (1, 2, 3, 5), 5: (1, 2, 4, 5, 8)}
 _INITIAL_DIGITS = 0.2  # the share of digits among the classes before training
 # With AVX-512 the library's own gradients are the faster ones; on a processor with AVX2 they are not.
 _FAST_LAYERS = torch.backends.cpu.get_cpu_capability() != "AVX512"
@@ -48,7 +62,7 @@ class ReaderSettings(NetworkSettings):
     def __post_init__(self) -> None:
         counts_of(self.num_digits)
         check("model.width", self.width, self.width >= 1, "1 or more channels")
-        check("model.depth", self.depth, self.depth in _CHANNELS, "4 or 5 convolutions")
+        check("model.depth", self.depth, self.depth in _TRUNKS, "4 or 5 convolutions")
         check("model.dropout", self.dropout, 0 <= self.dropout < 1, "a share in [0, 1)")
         check("model.length_penalty", self.length_penalty, 0 <= self.length_penalty <= 20, "0 to 20 nats")
 
@@ -94,23 +108,17 @@ class Reader(Network):
             raise InputError(f"expected images of whole pixels, at most {_MAX_PIXELS:,}, got {image_size}")
         if min(image_size) < STRIDE:
             raise InputError(f"images of {image_size[0]}x{image_size[1]} are too small, expected {STRIDE} or more")
-        channels = [self.settings.width * times for times in _CHANNELS[self.settings.depth]]
-        first, second, third, fourth = channels[:4]
-        # Full of pixels and poor in channels, the first layers cost memory's time, not arithmetic: batch norm after the
-        # first convolution and pooling after the second one took a third of a step, and five layers do as well without.
-        lean = self.settings.depth == 5
-        self.conv1 = nn.Conv2d(1, first, 5, stride=2, padding=2, bias=lean)
-        self.conv2 = nn.Conv2d(first, second, 3, stride=2 if lean else 1, padding=1, bias=False)
-        self.conv3 = nn.Conv2d(second, third, 3, padding=1, bias=False)
-        self.conv4 = nn.Conv2d(third, fourth, 3, padding=1, bias=False)
-        self.norm2, self.norm3, self.norm4 = map(nn.BatchNorm2d, (second, third, fourth))
-        if lean:
-            self.conv5 = nn.Conv2d(fourth, channels[4], 3, padding=1, bias=False)
-            self.norm5 = nn.BatchNorm2d(channels[4])
-        else:
-            self.norm1 = nn.BatchNorm2d(first)
+        self.layers, channels = _TRUNKS[self.settings.depth], 1
+        for number, layer in enumerate(self.layers, 1):
+            size, before = (5 if number == 1 else 3), channels
+            channels = round(layer.channels * self.settings.width)
+            conv = nn.Conv2d(before, channels, size, layer.stride, padding=size // 2, bias=not layer.norm)
+            self.add_module(f"conv{number}", conv)
+        for number, layer in enumerate(self.layers, 1):
+            if layer.norm:
+                self.add_module(f"norm{number}", nn.BatchNorm2d(getattr(self, f"conv{number}").out_channels))
         self.dropout = nn.Dropout1d(self.settings.dropout)
-        self.symbols = nn.Linear(channels[-1], NUM_CLASSES)  # its name is that of its weights in checkpoints
+        self.symbols = nn.Linear(channels, NUM_CLASSES)  # its name is that of its weights in checkpoints
         # Where blank begins as rare as each digit, the network learns to spread digits over all frames, which explains
         # the mean of the sums and nothing else, and stays there for epochs.
         with torch.no_grad():
@@ -128,7 +136,7 @@ class Reader(Network):
             raise InputError(
                 f"expected images of at most {_MAX_WIDTH:,} pixels in width, got {images.shape[2]:,}; cut them"
             )
-        dtype = self.conv1.weight.dtype
+        dtype = self.symbols.weight.dtype
         if self.training or self.tta == 1:
             return self._log_probs(as_float(images, dtype).unsqueeze(1)).unsqueeze(1)
         views, x = VIEWS[: self.tta], as_float(images)
@@ -208,16 +216,12 @@ class Reader(Network):
         if self.settings.fast and _FAST_LAYERS:
             conv, conv_pool = fast_layers.conv, fast_layers.conv_pool
         x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
-        if self.settings.depth == 5:
-            x = F.relu(self.conv1(x), inplace=True)
-            x = F.relu(self.norm2(self.conv2(x)), inplace=True)
-        else:
-            x = F.relu(self.norm1(self.conv1(x)), inplace=True)
-            x = F.relu(self.norm2(conv_pool(self.conv2, x)), inplace=True)
-        x = F.relu(self.norm3(conv_pool(self.conv3, x)), inplace=True)
-        x = self.norm4(conv(self.conv4, x))
-        if self.settings.depth == 5:
-            x = self.norm5(conv(self.conv5, F.relu(x, inplace=True)))
+        for number, layer in enumerate(self.layers, 1):
+            weights = getattr(self, f"conv{number}")
+            x = F.relu(x, inplace=True) if number > 1 else x
+            x = conv_pool(weights, x) if layer.pool else conv(weights, x) if layer.stride == 1 else weights(x)
+            if layer.norm:
+                x = getattr(self, f"norm{number}")(x)
         x = F.relu(F.max_pool2d(x, (x.shape[2], 1)).squeeze(2))  # `amax` learns several times as slowly
         return self.symbols(self.dropout(x).transpose(1, 2)).float().log_softmax(2)
 
