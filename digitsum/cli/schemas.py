@@ -27,6 +27,7 @@ class TrainConfig:
     monitor: str
     warm_start: str
     recompose: float
+    hard_glyphs: float
     init_from: str | None
     resume: str | None
     save_every_n_steps: int | None

@@ -34,6 +34,7 @@ from digitsum.training.run import SUMMARY_SUFFIX, count_parameters, train
 from digitsum.training.signals import Signals
 from digitsum.training.warm_start import WARM_STARTS, wants_warm_start, warm_start
 
+_MOST_TIMES = 100  # as often as the easiest glyphs the hardest may be drawn
 _SIZE = ("model.width", "model.depth")  # of a reader: if it starts from weights, they are theirs
 
 
@@ -120,7 +121,9 @@ def run(
 
 def recomposing(cfg: DictConfig, data: ArraysData | ComposedData, network: str) -> list[L.Callback]:
     """The callback that composes training images anew, if the config asks for any."""
-    share = cfg.recompose
+    share, times = cfg.recompose, cfg.hard_glyphs
+    if not 1 <= times <= _MOST_TIMES:
+        raise InputError(f"hard_glyphs: expected 1 to {_MOST_TIMES} times, got {times}")
     if not 0 <= share <= 1:
         raise InputError(f"recompose: expected a share in [0, 1], got {share}")
     if not share:
@@ -128,7 +131,7 @@ def recomposing(cfg: DictConfig, data: ArraysData | ComposedData, network: str) 
     if not NETWORKS[network][0].predicts_digits:
         raise InputError(f"recompose: expected a network that reads digits, got {network}; set recompose=0")
     overlap = data.layout.overlap if isinstance(data, ComposedData) else "mixed"
-    return [Recompose(share, overlap, lambda line: log.info("\n%s", line))]  # behind a bar's line
+    return [Recompose(share, overlap, times, lambda line: log.info("\n%s", line))]  # behind a bar's line
 
 
 def make_paths_absolute(cfg: DictConfig) -> None:

@@ -206,6 +206,7 @@ def test_job_folders_stay_within_what_a_file_system_takes():
         ("data=arrays", ["data.root"]),
         ("seed=-1", ["seed", "-1"]),
         ("recompose=2", ["recompose", "[0, 1]", "2"]),
+        ("hard_glyphs=0.5", ["hard_glyphs", "1 to 100", "0.5"]),
         ("recompose=0.5", ["recompose", "reads digits", "two_conv"]),
         ("trainer.max_epochs=ten", ["trainer.max_epochs", "ten"]),
         ("trainer.accelerator=abacus", ["trainer", "abacus"]),

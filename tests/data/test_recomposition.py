@@ -167,3 +167,42 @@ def test_each_glyph_is_turned_around_its_middle_and_scaled_by_itself(tmp_path):
     assert 0.78 < float(lengths.min()) < 0.95  # of whole pixels
     assert 1.03 < float(lengths.max()) < 1.18
     assert float(y.mean()) == pytest.approx(float((8 + (14 + drawn[:, 0].float()) / 2 - 0.5).mean()), abs=0.5)
+
+
+def test_the_glyphs_are_shown_each_by_itself(tmp_path):
+    train, digits = bars(tmp_path)
+    images, shown = map(torch.cat, zip(*Recomposition(train, digits, "wrap").glyphs(), strict=True))
+    assert (images.dtype, shown.dtype, images.shape[:2]) == (torch.uint8, torch.int64, (120, 40))
+    assert torch.equal((images > 0).any(2).sum(1), 14 + shown)  # one bar's height
+    assert torch.equal((images > 0).any(1).sum(1), torch.full((120,), 3))
+    edges = images.clone()
+    edges[:, 8:-8, 8:-8] = 0
+    assert not edges.any()  # there is room on all sides
+
+
+def drawn_by(made, train):
+    """The digits that many canvases composed anew hold."""
+    images = train.images.gather(train.index)
+    return torch.cat([made(images, train.sums, train.index, 1.0)[2].flatten() for _ in range(100)])
+
+
+def test_hard_glyphs_are_drawn_more_often_and_unbelieved_ones_are_not(tmp_path):
+    train, digits = bars(tmp_path, 400)
+    made = Recomposition(train, digits, "wrap")
+    own = torch.cat([found for _, found in made.glyphs()])
+    alike = torch.bincount(drawn_by(made, train), minlength=10) / torch.bincount(own, minlength=10)
+    assert alike.max() / alike.min() < 1.2
+    probs = torch.ones(len(own))
+    probs[own == 3], probs[own == 4], probs[own == 5] = 0.64, 0.8, 0.1  # hard, half as hard, and read as another digit
+    made.prefer_hard(probs, 8)
+    rates = torch.bincount(drawn_by(made, train), minlength=10) / torch.bincount(own, minlength=10)
+    easy = rates[[0, 1, 2, 6, 7, 8, 9]].mean()
+    assert (rates[[3, 4, 5]] / easy).tolist() == pytest.approx([8, 4.5, 1], rel=0.1)
+
+
+@pytest.mark.parametrize("prob", [0.0, 1.0])
+def test_of_glyphs_that_are_all_sure_or_all_unbelieved_none_is_preferred(tmp_path, prob):
+    train, digits = bars(tmp_path)
+    made = Recomposition(train, digits, "wrap")
+    made.prefer_hard(torch.full((120,), prob), 8)
+    assert (made._weights == 1).all()

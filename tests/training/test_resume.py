@@ -490,20 +490,28 @@ def test_a_run_on_recomposed_canvases_is_resumed_in_its_middle(
         train = trainer.datamodule.folder / "train" / "truth0.npz"
         return torch.from_numpy(np.load(train)["digits"])
 
+    def read_glyphs(trainer, module, recomposition):  # nor does it tell glyphs apart
+        asked.append("glyphs")
+        return torch.linspace(0.5, 1, sum(len(digits) for _, digits in recomposition.glyphs()))
+
     monkeypatch.setattr(recompose, "read_digits", read_digits)
+    monkeypatch.setattr(recompose, "read_glyphs", read_glyphs)
     words = (
-        *TINY_READER, "recompose=0.5", "warm_start=none", f"outputs_dir={tmp_path}", "trainer.max_epochs=4",
-        f"data.datasets_dir={datasets_dir}",
+        *TINY_READER, "recompose=0.5", "hard_glyphs=8", "warm_start=none", f"outputs_dir={tmp_path}",
+        "trainer.max_epochs=4", f"data.datasets_dir={datasets_dir}",
     )  # fmt: skip
     whole = command(train.main, *words, f"hydra.run.dir={tmp_path}/whole")
     assert "recompose: from 1" in whole.text  # a hundred and some glyphs
-    assert asked == [1, 2]
+    assert asked == [1, "glyphs", 2, "glyphs"]
     assert command(train.main, *words, "recompose=0", f"hydra.run.dir={tmp_path}/without").code == 0
-    assert (tmp_path / "without/history.csv").read_bytes() != (tmp_path / "whole/history.csv").read_bytes()
+    assert command(train.main, *words, "hard_glyphs=1", f"hydra.run.dir={tmp_path}/alike").code == 0
+    histories = {(tmp_path / name / "history.csv").read_bytes() for name in ("whole", "without", "alike")}
+    assert len(histories) == 3
+    asked.clear()
     stop_at(step, signal.SIGINT)
     assert command(train.main, *words, f"hydra.run.dir={tmp_path}/stopped").code == 130
     assert resume("stopped").code == 0
-    assert asked == [1, 2, 1, 2]  # within an epoch it does not read again: the weights are others by then
+    assert asked == [1, "glyphs", 2, "glyphs"]  # within an epoch it does not read again: the weights are others by then
     assert_equal_runs(tmp_path / "stopped", tmp_path / "whole")
 
 
