@@ -127,6 +127,8 @@ def recomposing(cfg: DictConfig, data: ArraysData | ComposedData, network: str) 
     if not 0 <= share <= 1:
         raise InputError(f"recompose: expected a share in [0, 1], got {share}")
     if not share:
+        if times > 1:
+            log.info("hard_glyphs=%g: without effect, nothing is composed anew (recompose=0)", times)
         return []
     if not NETWORKS[network][0].predicts_digits:
         raise InputError(f"recompose: expected a network that reads digits, got {network}; set recompose=0")

@@ -33,7 +33,8 @@ _NARROWEST = 0.6
 _NEAREST = 0.6
 _HARD = 1 / 20  # of the glyphs are the hardest
 _UNBELIEVED = 0.5  # a glyph whose digit has less than this probability is badly cut or badly labelled, if not odd
-_BATCH = 256  # glyphs
+_BATCH = 64  # glyphs that are shown at once
+_LEAST_LOSS = 1e-3  # nats: of glyphs that are all surer than that none is hard
 
 
 class Recomposition:
@@ -87,44 +88,47 @@ class Recomposition:
         # which of these canvases an image of the folder is, -1 for none
         self._canvas = torch.full((int(dataset.index.max()) + 1,), -1)
         self._canvas[dataset.index[read[clean]]] = torch.arange(self.num_canvases)
-        self._weights = torch.ones(len(numbers))
         self._height = height
+        self._cumulative: torch.Tensor | None = None  # (G,) shares of the glyphs, added up; None: all alike
 
     def to(self, device: torch.device) -> "Recomposition":
         """Compose on `device` from now on."""
         if self.num_glyphs:
-            for name in ("_glyphs", "_sizes", "_digits", "_places", "_canvas", "_weights"):
+            for name in ("_glyphs", "_sizes", "_digits", "_places", "_canvas"):
                 setattr(self, name, getattr(self, name).to(device))
         return self
 
     def glyphs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The glyphs that are drawn from, each by itself and turned and scaled by chance, in batches of `G`.
+        """The glyphs that are drawn from, each by itself and turned and scaled by chance, if there are any.
 
         Yields:
-            `(G, H, W)` uint8 images, as high as the canvases, and `(G,)` int64 digits.
+            `(B, H, W)` uint8 images, as high as the canvases and with blank on both sides, which a reader is used to,
+            and `(B,)` int64 digits.
         """
         side = self._glyphs.shape[1]
-        above, beside = max(0, self._height - side), 2 * side // 3
+        above, beside = self._height - side, 2 * side // 3
         borders = (beside, beside, above // 2, above - above // 2)
         for glyphs, digits in zip(self._glyphs.split(_BATCH), self._digits.split(_BATCH), strict=True):
             yield F.pad(_turned(glyphs), borders), digits
 
-    def prefer_hard(self, probs: torch.Tensor, times: float) -> None:
-        """From now on draw the hardest twentieth of the glyphs so many times as often as the easiest ones.
+    def prefer_hard(self, probs: torch.Tensor, ratio: float) -> None:
+        """From now on draw the hardest twentieth of the glyphs `ratio` times as often as the easiest ones.
 
-        A glyph is as hard as -log of the probability of its digit; the easier ones are drawn in proportion less often.
-        One that is more likely another digit than its own is drawn like the easiest.
+        A glyph is as hard as -log of the probability of its digit, in nats; the easier ones are drawn in proportion
+        less often, and all alike where that of the hardest is next to nothing. One that is more likely another digit
+        than its own is drawn like the easiest.
 
         Args:
-            probs: `(G,)`, the probability of the digit of each glyph, in the order of `glyphs`, by itself.
-            times: 1 or more.
+            probs: `(G,)`, the probability of the digit of each glyph by itself, in the order of `glyphs`.
+            ratio: 1 or more.
         """
+        assert len(probs) == self.num_drawn
         loss, believed = -probs.clamp_min(1e-9).log(), probs >= _UNBELIEVED
         if not believed.any():
             return
-        hardest = loss[believed].sort().values[-math.ceil(_HARD * int(believed.sum()))].clamp_min(1e-3)
-        weights = 1 + (times - 1) * (loss / hardest).clamp_max(1)
-        self._weights = torch.where(believed, weights, 1.0).to(self._glyphs.device)
+        hardest = loss[believed].sort().values[-math.ceil(_HARD * int(believed.sum()))].clamp_min(_LEAST_LOSS)
+        weights = torch.where(believed, 1 + (ratio - 1) * (loss / hardest).clamp_max(1), 1.0).double().cumsum(0)
+        self._cumulative = (weights / weights[-1]).float().to(self._glyphs.device)
 
     def __call__(
         self, images: torch.Tensor, sums: torch.Tensor, index: torch.Tensor, share: float
@@ -164,7 +168,12 @@ class Recomposition:
         gaps = torch.maximum((gaps * narrower).long() + right[:, 1:], nearest)
         columns = (places[:, :1, 1] + right[:, :1]) + F.pad(gaps, (1, 0)).cumsum(1)
         places = torch.stack([places[..., 0] + down, columns], dim=2)
-        drawn = torch.multinomial(self._weights, present.numel(), replacement=True).view(present.shape)
+        if self._cumulative is None:
+            drawn = torch.randint(self.num_drawn, present.shape, device=device)
+        else:
+            # `torch.multinomial` adds up anew for each batch, and on a GPU not always in the same order
+            drawn = torch.searchsorted(self._cumulative, torch.rand(present.shape, device=device), right=True)
+            drawn = drawn.clamp_max(self.num_drawn - 1)
         sizes, side = self._sizes[drawn], self._glyphs.shape[1]
         corner = torch.div(places - sizes, 2, rounding_mode="floor")
         room = torch.tensor([height, width], device=device) - sizes
@@ -193,6 +202,11 @@ class Recomposition:
             sums.index_copy(0, chosen, digits.clamp_min(0).sum(1)),
             unknown.expand(-1, digits.shape[1]).index_copy(0, chosen, digits),
         )
+
+    @property
+    def num_drawn(self) -> int:
+        """How many glyphs are drawn from: all, or as many as memory is for."""
+        return len(self._glyphs)
 
 
 def _turned(glyphs: torch.Tensor) -> torch.Tensor:

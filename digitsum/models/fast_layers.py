@@ -138,6 +138,7 @@ def conv_pool(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
 
 def conv(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
     """`layer(x)` of a convolution without stride and bias, padded with zeros or not."""
+    assert layer.bias is None
     if torch.is_grad_enabled() and _is_plain_float(x, layer.weight):
         return _Conv.apply(x, layer.weight, layer.padding)
     return layer(x)

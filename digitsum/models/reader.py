@@ -39,8 +39,13 @@ _TRUNKS = {
     5: (_Layer(1, stride=2, norm=False), _Layer(2, stride=2), _Layer(4, pool=True), _Layer(5), _Layer(8)),
     # about as much arithmetic as five, more of it where a stroke is still a line
     7: (
-        *(_Layer(1, stride=2, norm=False), _Layer(2, stride=2), _Layer(2), _Layer(7 / 3), _Layer(3, pool=True)),
-        *(_Layer(13 / 3), _Layer(6)),
+        _Layer(1, stride=2, norm=False),
+        _Layer(2, stride=2),
+        _Layer(2),
+        _Layer(7 / 3),
+        _Layer(3, pool=True),
+        _Layer(13 / 3),
+        _Layer(6),
     ),
 }
 _MAX_PIXELS = 4_000_000  # of an image that a network is made for
@@ -56,8 +61,8 @@ class ReaderSettings(NetworkSettings):
     """The network's numbers, and what supervises it besides the sums."""
 
     num_digits: Any = 4  # on an image: an int, a range [min, max], or None for unknown; OmegaConf has no such union
-    width: int = 24  # channels of the first convolution; the others have up to six or eight times as many
-    depth: int = 5  # convolutions: 5; 7, which take longer and read better; or 4 as until version 0.4
+    width: int = 24  # channels of the first convolution; the others have up to eight times as many
+    depth: int = 5  # convolutions: 5, or 7, of which two more are before the pooling, or 4 as until version 0.4
     dropout: float = 0.0  # share of the trunk's channels dropped before the classes
     # subtracted in training from the log-probability of a reading for each of its digits, in nats: where their number
     # is unknown, a 5 is else as well read as a 4 and a 1
@@ -95,8 +100,8 @@ class Reader(Network):
     so that a digit is read alike wherever it is, and images may have any width; that in `image_size` `(H, W)` is the
     training images'. With the defaults there are 366,539 parameters.
 
-    With `depth=7` two more convolutions stand before the pooling, and a frame sees 69 pixels. Until version 0.4 there
-    were four, all with batch norm: conv 5x5 stride 2, conv 3x3, pool, conv 3x3, pool, conv 3x3.
+    With `depth=7` two more convolutions stand before the pooling, all have fewer channels, and a frame sees 69 pixels.
+    Until version 0.4 there were four, all with batch norm: conv 5x5 stride 2, conv 3x3, pool, conv 3x3, pool, conv 3x3.
 
     Raises:
         InputError: images too small or too large.
@@ -114,13 +119,13 @@ class Reader(Network):
             raise InputError(f"expected images of whole pixels, at most {_MAX_PIXELS:,}, got {image_size}")
         if min(image_size) < STRIDE:
             raise InputError(f"images of {image_size[0]}x{image_size[1]} are too small, expected {STRIDE} or more")
-        self.layers, channels = _TRUNKS[self.settings.depth], 1
-        for number, layer in enumerate(self.layers, 1):
+        self._trunk, channels = _TRUNKS[self.settings.depth], 1
+        for number, layer in enumerate(self._trunk, 1):
             size, before = (5 if number == 1 else 3), channels
             channels = round(layer.channels * self.settings.width)
             conv = nn.Conv2d(before, channels, size, layer.stride, padding=size // 2, bias=not layer.norm)
             self.add_module(f"conv{number}", conv)
-        for number, layer in enumerate(self.layers, 1):
+        for number, layer in enumerate(self._trunk, 1):
             if layer.norm:
                 self.add_module(f"norm{number}", nn.BatchNorm2d(getattr(self, f"conv{number}").out_channels))
         self.dropout = nn.Dropout1d(self.settings.dropout)
@@ -222,10 +227,16 @@ class Reader(Network):
         if self.settings.fast and _FAST_LAYERS:
             conv, conv_pool = fast_layers.conv, fast_layers.conv_pool
         x = F.pad(x, (0, -x.shape[3] % STRIDE, 0, -x.shape[2] % STRIDE))
-        for number, layer in enumerate(self.layers, 1):
-            weights = getattr(self, f"conv{number}")
-            x = F.relu(x, inplace=True) if number > 1 else x
-            x = conv_pool(weights, x) if layer.pool else conv(weights, x) if layer.stride == 1 else weights(x)
+        for number, layer in enumerate(self._trunk, 1):
+            module = getattr(self, f"conv{number}")
+            if number > 1:
+                x = F.relu(x, inplace=True)
+            if layer.pool:
+                x = conv_pool(module, x)
+            elif layer.stride == 1:
+                x = conv(module, x)
+            else:
+                x = module(x)
             if layer.norm:
                 x = getattr(self, f"norm{number}")(x)
         x = F.relu(F.max_pool2d(x, (x.shape[2], 1)).squeeze(2))  # `amax` learns several times as slowly

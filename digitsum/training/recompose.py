@@ -16,7 +16,7 @@ _READ_AT = (1 / 8, 1 / 2)
 """When it reads, as shares of the epochs: early for the most of it, and once more when it reads better."""
 
 _BATCH = 64
-_GLYPH_READINGS = 2  # each of a glyph turned otherwise
+_GLYPH_READINGS = 2  # turned otherwise each time: once is chance
 
 
 class Recompose(L.Callback):
@@ -28,7 +28,8 @@ class Recompose(L.Callback):
     Args:
         share: of the training images that fall apart into digits, in [0, 1].
         overlap: what becomes of ink on ink, one of `digitsum.data.recomposition.BLENDS`.
-        hard_glyphs: how often the hardest glyphs are drawn, in times of the easiest; 1: all alike.
+        hard_glyphs: how often the hardest glyphs are drawn, in times of the easiest, 1 or more; 1: all alike. The
+            reader says which they are after it has read the images.
         report: called with a line for the user before and after the images are read.
     """
 
@@ -69,7 +70,9 @@ class Recompose(L.Callback):
         made = Recomposition(datamodule.splits["train"], self._digits, self.overlap)
         made.to(trainer.strategy.root_device)
         if self.hard_glyphs > 1 and made.num_glyphs:
-            if self._glyph_probs is None:
+            # another library may cut other glyphs than that with which a checkpoint was made
+            if self._glyph_probs is None or len(self._glyph_probs) != made.num_drawn:
+                self._report("recompose: reading the glyphs by themselves")
                 self._glyph_probs = trainer.strategy.broadcast(read_glyphs(trainer, module, made))
             made.prefer_hard(self._glyph_probs, self.hard_glyphs)
         datamodule.recompose(made, self.share)
@@ -103,7 +106,10 @@ def read_digits(trainer: L.Trainer, module: SumModule) -> torch.Tensor:
 
 @torch.no_grad()
 def read_glyphs(trainer: L.Trainer, module: SumModule, recomposition: Recomposition) -> torch.Tensor:
-    """The probability `(G,)` float32, on the CPU, of the digit of each glyph that `recomposition` draws from, alone."""
+    """The probability `(G,)` float32, on the CPU, of the digit of each glyph that `recomposition` draws from.
+
+    Each is read by itself, and that it is one digit is known; the mean of two readings, turned and scaled by chance.
+    """
     module.eval()
     net = copy.copy(module.net)  # its weights are shared
     net.set_decoding(num_digits=1)

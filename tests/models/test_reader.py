@@ -404,9 +404,10 @@ def saying_ink(x):
 # --- learning
 
 
-def test_faster_layers_have_the_losses_and_gradients_of_the_plain_ones(images, monkeypatch):
+@pytest.mark.parametrize("depth", [4, 5, 7])
+def test_faster_layers_have_the_losses_and_gradients_of_the_plain_ones(images, monkeypatch, depth):
     monkeypatch.setattr(reader, "_FAST_LAYERS", True)
-    fast, plain = make_reader(fast=True), make_reader(fast=False)
+    fast, plain = make_reader(depth=depth, fast=True), make_reader(depth=depth, fast=False)
     sums = torch.tensor([3, 9, 12, 20, 31])
     losses = [net.loss(net(images), sums) for net in (fast, plain)]
     assert torch.allclose(*losses, rtol=1e-5)

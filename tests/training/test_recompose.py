@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 import digitsum
+from digitsum.data import recomposition
 from digitsum.data.canvases import Layout, compose
 from digitsum.data.glyphs import load_glyph_pools
 from digitsum.data.recomposition import Recomposition
@@ -12,7 +13,8 @@ from digitsum.data.shards import open_shards
 from digitsum.training.recompose import read_glyphs
 
 
-def test_a_reader_finds_the_digit_of_a_glyph_by_itself(tmp_path):
+def test_a_reader_finds_the_digit_of_a_glyph_by_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(recomposition, "_BATCH", 50)
     images, placements = compose(Layout(), load_glyph_pools("bundled")["train"], seed=0, stream=0, start=0, count=60)
     np.save(tmp_path / "data0.npy", images)
     np.save(tmp_path / "lab0.npy", placements.sums)
