@@ -96,6 +96,8 @@ class Recomposition:
         if self.num_glyphs:
             for name in ("_glyphs", "_sizes", "_digits", "_places", "_canvas"):
                 setattr(self, name, getattr(self, name).to(device))
+            if self._cumulative is not None:
+                self._cumulative = self._cumulative.to(device)
         return self
 
     def glyphs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
