@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,37 +17,12 @@ from digitsum.models.alignment import aligned_digits, begins_digit
 from digitsum.models.base import DigitSequence, Network, NetworkSettings, Prediction
 from digitsum.models.lattice import BLANK, NUM_CLASSES, Counts
 from digitsum.models.sum_ctc import best_paths, log_distribution, log_likelihood, sequence_log_likelihood
+from digitsum.models.trunks import TRUNKS
 from digitsum.models.views import VIEWS
 
 STRIDE = 8
 """Pixels to the right from one frame to the next."""
 
-
-class _Layer(NamedTuple):
-    """A convolution: its channels, in those of the first one, and what makes its output smaller."""
-
-    channels: float
-    stride: int = 1
-    pool: bool = False
-    norm: bool = True
-
-
-# Full of pixels and poor in channels, the first layers cost memory's time, not arithmetic: batch norm after the first
-# convolution and pooling after the second one took a third of a step, and five layers do as well without.
-_TRUNKS = {
-    4: (_Layer(1, stride=2), _Layer(2, pool=True), _Layer(3, pool=True), _Layer(5)),
-    5: (_Layer(1, stride=2, norm=False), _Layer(2, stride=2), _Layer(4, pool=True), _Layer(5), _Layer(8)),
-    # about as much arithmetic as five, more of it where a stroke is still a line
-    7: (
-        _Layer(1, stride=2, norm=False),
-        _Layer(2, stride=2),
-        _Layer(2),
-        _Layer(7 / 3),
-        _Layer(3, pool=True),
-        _Layer(13 / 3),
-        _Layer(6),
-    ),
-}
 _MAX_PIXELS = 4_000_000  # of an image that a network is made for
 _MAX_WIDTH = 4_000  # pixels of an image that is read: the states of its sum are as many squared
 _MAX_STATES = 30_000_000  # numbers that a distribution may take at once
@@ -72,7 +47,7 @@ class ReaderSettings(NetworkSettings):
     def __post_init__(self) -> None:
         counts_of(self.num_digits)
         check("model.width", self.width, self.width >= 1, "1 or more channels")
-        check("model.depth", self.depth, self.depth in _TRUNKS, "4, 5 or 7 convolutions")
+        check("model.depth", self.depth, self.depth in TRUNKS, "4, 5 or 7 convolutions")
         check("model.dropout", self.dropout, 0 <= self.dropout < 1, "a share in [0, 1)")
         check("model.length_penalty", self.length_penalty, 0 <= self.length_penalty <= 20, "0 to 20 nats")
 
@@ -119,7 +94,7 @@ class Reader(Network):
             raise InputError(f"expected images of whole pixels, at most {_MAX_PIXELS:,}, got {image_size}")
         if min(image_size) < STRIDE:
             raise InputError(f"images of {image_size[0]}x{image_size[1]} are too small, expected {STRIDE} or more")
-        self._trunk, channels = _TRUNKS[self.settings.depth], 1
+        self._trunk, channels = TRUNKS[self.settings.depth], 1
         for number, layer in enumerate(self._trunk, 1):
             size, before = (5 if number == 1 else 3), channels
             channels = round(layer.channels * self.settings.width)
