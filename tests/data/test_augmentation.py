@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from digitsum.data.augmentation import Augmentation
 from digitsum.errors import InputError
@@ -199,6 +200,18 @@ def test_strokes_grow_by_up_to_a_share_of_a_pixel_and_shrink_by_half_of_that():
     widths = augmented(copies(image), stroke=1.0).sum(2)[:, 20]
     assert 2.9 < widths.min() < 3.2
     assert 5.8 < widths.max() < 6.1
+
+
+@pytest.mark.parametrize("size", [(5, 7), (1, 4), (3, 1)])
+def test_a_stroke_grows_towards_the_brightest_neighbour_and_shrinks_towards_the_darkest(size):
+    image = torch.rand(size, generator=torch.Generator().manual_seed(0))
+    brightest, darkest = (sign * F.max_pool2d(sign * image[None], 3, 1, 1)[0] for sign in (1, -1))
+    results = augmented(copies(image), stroke=1.0)
+    for result in results:
+        end = brightest if result.sum() > image.sum() else darkest
+        share = (result.sum() - image.sum()) / (end.sum() - image.sum())
+        assert torch.allclose(result, image.lerp(end, share), atol=1e-4)
+    assert results.sum((1, 2)).min() < image.sum() < results.sum((1, 2)).max()
 
 
 def test_a_blur_is_of_a_strength_of_its_own_on_each_image_and_keeps_the_brightest():
