@@ -60,7 +60,8 @@ def proposal(message: str, config_name: str) -> str:
         return did_you_mean(choice, [path.stem for path in Path(PROJECT, "conf", group).glob("*.yaml")], f"{group}=")
     if older := renamed([name]):
         return f"; did you mean {older[1]}?"
-    return did_you_mean(name, _known_keys(config_name))
+    known = _known_keys(config_name)
+    return "" if name in known else did_you_mean(name, known)  # of a right key the value is wrong
 
 
 def _raised_in_hydra(error: BaseException) -> bool:

@@ -248,6 +248,14 @@ def test_a_misspelt_name_gets_the_one_that_was_meant(command, tmp_path, override
     assert result.text.strip().endswith(f"did you mean {meant}?"), result.text
 
 
+@pytest.mark.parametrize("override", ["seed=x", "trainer.max_epochs=many", "augmentation.stroke=wide", "hard_glyphs=x"])
+def test_a_right_name_with_a_wrong_value_gets_no_other_one(command, tmp_path, override):
+    result = command(train.main, override, f"outputs_dir={tmp_path}", f"hydra.run.dir={tmp_path}/run")
+    assert result.code == 1
+    assert override.partition("=")[0] in result.text
+    assert "did you mean" not in result.text
+
+
 OLDER = [
     (train, "model.digit_cost=0.5", "model.length_penalty"),
     (train, "model=reader model.digit_cost=0.5", "model.length_penalty"),
