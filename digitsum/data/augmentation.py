@@ -90,7 +90,7 @@ def _weights(pixels: int, points: int, device: torch.device) -> torch.Tensor:
 
 
 def _brightest(images: torch.Tensor) -> torch.Tensor:
-    """The largest of each pixel of `(N, H, W)` and its eight neighbours, some eight times as fast as `F.max_pool2d`."""
+    """The largest of each pixel of `(N, H, W)` and its eight neighbours; on a CPU six times as fast as pooling."""
     for axis in (1, 2):
         rest = images.shape[axis] - 1
         largest = images.clone()
